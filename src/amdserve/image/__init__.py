@@ -1,0 +1,1 @@
+"""On the host: catalogue → plan → render → build → verify → run."""

@@ -1,0 +1,1 @@
+"""From a verified image to one that others pull: registry, signature, documents about it, and the release."""

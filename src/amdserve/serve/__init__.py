@@ -1,0 +1,1 @@
+"""In the container: a request becomes a model, a plan, commands, and a backend watched while it serves."""

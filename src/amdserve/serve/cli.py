@@ -1,0 +1,217 @@
+"""The command `amdserve` in the container: parses, calls, prints.
+
+Nothing heavy is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from amdserve import __version__
+from amdserve.errors import AmdserveError, UsageError
+from amdserve.serve.options import OPTIONS
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are our errors."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, fix=f"{self.prog} --help")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Make the parser."""
+    top = _Parser(prog="amdserve", description="Serves LLMs on AMD GPUs, on the fastest backend that works.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    serve = commands.add_parser(
+        "serve",
+        help="serve a model",
+        epilog="Each option is also a variable (AMDSERVE_N_CTX) and a key of the file named by --config "
+        "(n_ctx). The command line wins over the environment, that over the file. What follows -- goes to "
+        "the backend unchanged.",
+    )
+    serve.add_argument(
+        "model_path", nargs="?", default=argparse.SUPPRESS, metavar="MODEL", help=OPTIONS[0].help
+    )
+    for option in OPTIONS[1:]:
+        _add(serve, option.flag, option.kind, option.help, option.choices)
+    serve.add_argument("--config", metavar="FILE", help="YAML file with options")
+    serve.add_argument("--dry-run", action="store_true", help="plan, start nothing")
+    serve.add_argument("--json", action="store_true", help="with --dry-run: print the plan as JSON")
+    serve.add_argument(
+        "--explain", action="store_true", help="say where each value comes from, start nothing"
+    )
+    serve.add_argument("--forget", action="store_true", help="forget which backends failed before")
+    for name, help_text in (
+        ("detect", "which GPU is here"),
+        ("status", "what the server does"),
+        ("selftest", "check each backend's arithmetic against the CPU's"),
+        ("version", "what is in this image"),
+    ):
+        commands.add_parser(name, help=help_text).add_argument(
+            "--json", action="store_true", help="print one JSON document"
+        )
+    commands.choices["detect"].add_argument("--vendor", choices=("amd", "nvidia"), help="only this vendor's")
+    commands.choices["selftest"].add_argument(
+        "--full", action="store_true", help="also run llama.cpp's own test-backend-ops, if it is here"
+    )
+    commands.add_parser("health", help="exit 0 only if the backend answers")
+    commands.add_parser("doctor", help="what is wrong, and the fix", add_help=False)
+    bench = commands.add_parser("bench", help="measure each backend with a model")
+    bench.add_argument("model_path", metavar="MODEL", help="GGUF file")
+    bench.add_argument("--json", action="store_true", help="print one JSON document")
+    bench.add_argument(
+        "--remember", action="store_true", help="start this model with the fastest from now on"
+    )
+    return top
+
+
+def _add(to: argparse.ArgumentParser, flag: str, kind: str, help_text: str, choices: Sequence[str]) -> None:
+    options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": help_text}
+    if kind == "bool":
+        to.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
+        return
+    options["type"] = {"int": int, "float": float}.get(kind, str)
+    if choices:
+        options["choices"] = choices
+    else:
+        options["metavar"] = {"int": "N", "float": "SECONDS"}.get(kind, "TEXT")
+    to.add_argument(flag, **options)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; give the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return run(words)
+    except AmdserveError as error:
+        print(f"amdserve: error: {error}", file=sys.stderr)
+        before = words[: words.index("--")] if "--" in words else words
+        if "--json" in before:
+            print(json.dumps(error.to_dict()))
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read us has gone; what Python flushes at its end must not complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+
+
+def run(words: list[str]) -> int:
+    """Run the command.
+
+    Raises:
+        AmdserveError: it failed.
+    """
+    if words[:1] == ["doctor"]:
+        return doctor(words[1:])
+    if words == ["health"]:  # Docker asks every few seconds: not even a parser is made for it
+        return health({}, ())
+    extra: tuple[str, ...] = ()
+    if "--" in words:
+        at = words.index("--")
+        words, extra = words[:at], tuple(words[at + 1 :])
+    options = vars(parser().parse_args(words))
+    command = options.pop("command")
+    if extra and command != "serve":
+        raise UsageError(f"{command} takes nothing after --", fix=f"amdserve {command} --help")
+    return int(COMMANDS[command](options, extra))
+
+
+def serve(options: dict[str, Any], extra: tuple[str, ...]) -> int:
+    """Serve a model."""
+    from amdserve.serve import start  # noqa: PLC0415
+
+    forget, as_json = options.pop("forget"), options.pop("json")
+    config = options.pop("config") or os.environ.get("AMDSERVE_CONFIG") or None
+    dry, origins = options.pop("dry_run"), options.pop("explain")
+    if as_json and not dry:
+        raise UsageError("--json goes with --dry-run", fix="amdserve serve --dry-run --json MODEL")
+    if dry or origins:
+        return start.look(options, config=config, extra=extra, as_json=as_json, origins=origins)
+    return start.serve(options, config=config, extra=extra, forget=forget)
+
+
+def detect(options: dict[str, Any], _: tuple[str, ...]) -> int:
+    """Say which GPU is here; 0 if one is, 1 if none."""
+    from amdserve.gpu.chain import UnifiedGPUDetector  # noqa: PLC0415
+
+    result = UnifiedGPUDetector(vendor=options["vendor"]).detect()
+    if options["json"]:
+        print(json.dumps(result.to_dict(), indent=2))
+    else:
+        for gpu in result.gpus:
+            size = f"{(gpu.vram_bytes + (gpu.gtt_bytes if gpu.integrated else 0)) / 2**30:.1f} GiB"
+            print(f"{gpu.index}: {gpu.name} ({gpu.gfx or gpu.vendor}, {size})")
+        for attempt in result.attempts:
+            print(f"   {attempt.detector}: {attempt.outcome}: {attempt.reason} ({attempt.ms:.0f} ms)")
+    return 0
+
+
+def status(options: dict[str, Any], _: tuple[str, ...]) -> int:
+    """Say what the server does; 0 if it is ready."""
+    from amdserve.serve import report  # noqa: PLC0415
+
+    return report.status(as_json=options["json"])
+
+
+def health(_: dict[str, Any], __: tuple[str, ...]) -> int:
+    """Exit with 0 only if the backend answers."""
+    from amdserve.serve import report  # noqa: PLC0415
+
+    return report.health()
+
+
+def version(options: dict[str, Any], _: tuple[str, ...]) -> int:
+    """Say what is in this image."""
+    from amdserve.serve import report  # noqa: PLC0415
+
+    return report.version(__version__, as_json=options["json"])
+
+
+def doctor(arguments: list[str]) -> int:
+    """Hand over to the doctor."""
+    import importlib  # noqa: PLC0415
+
+    try:
+        module = importlib.import_module("amdserve.doctor")
+        entry = module.main
+    except (ImportError, AttributeError):
+        raise UsageError(
+            "this build has no doctor yet", fix="amdserve detect says what was looked at"
+        ) from None
+    return int(entry(arguments) or 0)
+
+
+def selftest(options: dict[str, Any], _: tuple[str, ...]) -> int:
+    """Check each backend's arithmetic."""
+    from amdserve.serve import selftest as module  # noqa: PLC0415
+
+    return module.run(as_json=options["json"], full=options["full"])
+
+
+def bench(options: dict[str, Any], _: tuple[str, ...]) -> int:
+    """Measure each backend."""
+    from amdserve.serve import bench as module  # noqa: PLC0415
+
+    return module.run(options["model_path"], as_json=options["json"], remember=options["remember"])
+
+
+COMMANDS = {
+    "serve": serve,
+    "detect": detect,
+    "status": status,
+    "health": health,
+    "version": version,
+    "selftest": selftest,
+    "bench": bench,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

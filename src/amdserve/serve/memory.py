@@ -1,0 +1,167 @@
+"""What is remembered from one start to the next: which backend failed here, and which was proven.
+
+One small file in the folder for state. Several containers may share it, and any of them may die while it
+writes: so it is locked while it is changed, replaced in one step, and a damaged one counts as empty.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from amdserve.serve.classify import Failure
+from amdserve.serve.state import read_object, write_atomically
+
+FILE, LOCK = "memory.json", "memory.lock"
+# Failures that would come again; a missing device or a taken port may be gone by the next start.
+REMEMBERED = frozenset({"crash", "hang", "wrong-output"})
+DAY = 86400.0
+AT_START, WHILE_SERVING, PROVEN = 7 * DAY, DAY, 90 * DAY
+LOCK_PATIENCE = 5.0
+MOST_ENTRIES = 500
+
+
+def key(*parts: str | None) -> str:
+    """Make one key of what a memory is about: model, gfx, driver, image."""
+    return "|".join((part or "").replace("|", "||") for part in parts)
+
+
+class Memory:
+    """The memory of one image on one GPU for one model.
+
+    Args:
+        place: the folder; None remembers nothing.
+        about: model, gfx, driver and image, for failures.
+        proof: gfx, driver and image, for what the reference has shown.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self, place: Path | None, about: str, proof: str, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.place, self.about, self.proof, self.clock = place, about, proof, clock
+
+    def failures(self) -> dict[str, dict[str, Any]]:
+        """Give the failures that have not expired, by backend."""
+        found = self._part(self._read(), "failures", self.about)
+        proofs = self._part(self._read(), "proofs", self.proof)
+        wrong = {name: entry for name, entry in proofs.items() if not entry.get("ok", True)}
+        return {**wrong, **found}
+
+    def proven(self, backend: str) -> bool:
+        """Tell whether the backend has given the reference's answer here."""
+        entry = self._part(self._read(), "proofs", self.proof).get(backend)
+        return bool(entry and entry.get("ok"))
+
+    def failed(self, backend: str, failure: Failure, *, served: float) -> None:
+        """Remember a failure, if it is of a kind that would come again."""
+        if failure.cls not in REMEMBERED:
+            return
+        entry = self._entry(WHILE_SERVING if served > 0 else AT_START)
+        entry.update({"class": failure.cls, "detail": failure.detail[:400]})
+        if failure.cls == "wrong-output":
+            self._change("proofs", self.proof, backend, {**entry, "ok": False})
+        else:
+            self._change("failures", self.about, backend, entry)
+
+    def works(self, backend: str) -> None:
+        """Forget the failures of a backend that serves well."""
+        if backend in self._part(self._read(), "failures", self.about):
+            self._change("failures", self.about, backend, None)
+
+    def prove(self, backend: str, off: float) -> None:
+        """Remember that the backend gave the reference's answer, and how far off it was."""
+        self._change("proofs", self.proof, backend, {**self._entry(PROVEN), "ok": True, "off": round(off, 6)})
+
+    def prefer(self, backend: str) -> None:
+        """Remember that this backend is the fastest with this model here."""
+        self._change("best", self.about, "backend", {**self._entry(PROVEN), "name": backend})
+
+    def best(self) -> str | None:
+        """Give the backend that was the fastest, or None."""
+        name = self._part(self._read(), "best", self.about).get("backend", {}).get("name")
+        return name if isinstance(name, str) else None
+
+    def _entry(self, lasts: float) -> dict[str, Any]:
+        return {"at": self.clock(), "until": self.clock() + lasts}
+
+    def _read(self) -> dict[str, Any]:
+        return (read_object(self.place / FILE) if self.place else None) or {}
+
+    def _part(self, data: Mapping[str, Any], kind: str, about: str) -> dict[str, dict[str, Any]]:
+        table = data.get(kind)
+        found = table.get(about) if isinstance(table, dict) else None
+        if not isinstance(found, dict):
+            return {}
+        return {name: entry for name, entry in found.items() if self._holds(entry)}
+
+    def _holds(self, entry: Any) -> bool:
+        """Whether an entry still counts; one from the future comes from a clock that was wrong."""
+        if not isinstance(entry, dict):
+            return False
+        at, until = entry.get("at"), entry.get("until")
+        if not isinstance(at, int | float) or not isinstance(until, int | float):
+            return False
+        return at <= self.clock() + DAY and until > self.clock()
+
+    def _change(self, kind: str, about: str, backend: str, entry: Mapping[str, Any] | None) -> None:
+        if self.place is None:
+            return
+        # A memory that cannot be written must not stop a server.
+        with contextlib.suppress(OSError), _locked(self.place):
+            data = self._pruned(self._read())
+            table = data[kind].setdefault(about, {})
+            if entry is None:
+                table.pop(backend, None)
+            else:
+                table[backend] = dict(entry)
+            write_atomically(self.place / FILE, data)
+
+    def _pruned(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        kept: dict[str, Any] = {"schema": 1}
+        for kind in ("failures", "proofs", "best"):
+            table = data.get(kind)
+            names = list(table) if isinstance(table, dict) else []
+            parts = {name: self._part(data, kind, name) for name in names[-MOST_ENTRIES:]}
+            kept[kind] = {name: part for name, part in parts.items() if part}
+        return kept
+
+
+def forget(place: Path | None) -> None:
+    """Forget everything."""
+    if place is not None:
+        with contextlib.suppress(OSError), _locked(place):
+            (place / FILE).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(place: Path) -> Iterator[None]:
+    """Hold the lock; after a while, or on a volume without locks, go on without it."""
+    handle = os.open(place / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        limit = time.monotonic() + LOCK_PATIENCE
+        while time.monotonic() < limit:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.01)
+            except OSError:
+                break
+        yield
+    finally:
+        os.close(handle)
+
+
+def order(
+    entries: Sequence[Mapping[str, Any]], failures: Mapping[str, Mapping[str, Any]], best: str | None = None
+) -> list[Mapping[str, Any]]:
+    """Put the fastest first, and those whose backend failed before after all others; nothing is left out."""
+    entries = sorted(entries, key=lambda entry: entry["backend"] != best)
+    good = [entry for entry in entries if entry["backend"] not in failures]
+    return good + [entry for entry in entries if entry["backend"] in failures]

@@ -1,0 +1,169 @@
+"""The status file: what the server does now, for `amdserve status` and `health`, and what befell it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+VARIABLE = "AMDSERVE_STATE_DIR"
+DEFAULT = "/var/lib/amdserve"
+# Where nothing else can be written to: a read-only root file system still has these.
+LAST_RESORTS = ("/dev/shm/amdserve", "/tmp/amdserve")
+STALE_SECONDS = 30 * 86400
+MOST_HISTORY = 50
+
+
+def candidates(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """Give the folders for state, best first."""
+    first = environ.get(VARIABLE) or DEFAULT
+    return (Path(first), *(Path(f"{folder}-{os.getuid()}") for folder in LAST_RESORTS))
+
+
+def folder(environ: Mapping[str, str]) -> tuple[Path | None, str]:
+    """Find a folder that can be written to.
+
+    Returns:
+        The folder, or None; and a note where it is not the first choice.
+    """
+    choices = candidates(environ)
+    for place in choices:
+        if _writable(place):
+            note = "" if place == choices[0] else f"{choices[0]} cannot be written; state is in {place}"
+            return place, note
+    return None, f"no folder for state can be written ({choices[0]}): nothing is remembered"
+
+
+def _writable(place: Path) -> bool:
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        if os.access(place, os.W_OK | os.X_OK):
+            # Rights alone do not tell of a read-only file system that is full of write bits.
+            probe = place / f".probe-{os.getpid()}"
+            os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            probe.unlink()
+            return True
+    except OSError:
+        pass
+    return False
+
+
+def file_name() -> str:
+    """Name this container's status file: several containers may share one volume, and one host's name."""
+    try:
+        namespace = str(os.stat("/proc/self/ns/pid").st_ino)  # noqa: PTH116
+    except OSError:
+        namespace = "0"
+    return f"status-{socket.gethostname()}-{namespace}.json"
+
+
+def write_atomically(path: Path, data: Mapping[str, Any]) -> None:
+    """Write JSON so that a reader sees the old file or the new one, whatever happens.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    # No two processes share host name, process id and file; no two writes of one process overlap.
+    name = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(data, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)  # noqa: PTH105
+    except BaseException:
+        name.unlink(missing_ok=True)
+        raise
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None where there is none."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+class Status:
+    """The status of one server, written at every change.
+
+    Args:
+        place: the folder, or None to keep it in memory only.
+        port: where it listens.
+        host: the address to ask it at.
+    """
+
+    def __init__(self, place: Path | None, *, port: int, host: str) -> None:
+        self.path = place / file_name() if place else None
+        self.data: dict[str, Any] = {
+            "state": "starting",
+            "backend": None,
+            "device": None,
+            "port": port,
+            "since": time.time(),
+            "history": [],
+            "host": host,
+            "supervisor": os.getpid(),
+            "started": _start_time(os.getpid()),
+        }
+        self._sweep()
+
+    def set(self, state: str, **changes: Any) -> None:
+        """Change the state and write it down; a full disk must not stop a server."""
+        self.data.update(changes, state=state, since=time.time())
+        if self.path is None:
+            return
+        with contextlib.suppress(OSError):
+            write_atomically(self.path, self.data)
+
+    def record(self, entry: dict[str, Any]) -> None:
+        """Add to the history; it is written with the next change."""
+        self.data["history"] = [*self.data["history"], entry][-MOST_HISTORY:]
+
+    def remove(self) -> None:
+        """Take the file away: nothing runs here any more."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+    def _sweep(self) -> None:
+        """Take away the files of containers long gone."""
+        if self.path is None:
+            return
+        for old in self.path.parent.glob("status-*.json"):
+            try:
+                if time.time() - old.stat().st_mtime > STALE_SECONDS:
+                    old.unlink()
+            except OSError:
+                continue
+
+
+def read(environ: Mapping[str, str]) -> dict[str, Any] | None:
+    """Read this container's status; one whose supervisor is gone is `failed`. None: none was ever written."""
+    for place in candidates(environ):
+        data = read_object(place / file_name())
+        if data is None:
+            continue
+        pid = data.get("supervisor")
+        if data.get("state") != "failed" and (
+            not isinstance(pid, int) or _start_time(pid) != data.get("started")
+        ):
+            data["state"] = "failed"
+            data["error"] = {"what": "the supervisor is gone", "exit": None}
+        return data
+    return None
+
+
+def _start_time(pid: int) -> str | None:
+    """Tell when a process started, in the kernel's ticks: with the id, it names one process only."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return text.rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None

@@ -1,0 +1,33 @@
+"""Images that exist for tests only: something added to another image, or broken in it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from amdserve import process
+from amdserve.image.engine import Engine
+
+
+def layered(engine: Engine, base: str, text: str, context: Path | None = None) -> str:
+    """Build an image on another one and give its reference.
+
+    The reference says what it was made from, and the engine's build cache makes a repeat quick.
+
+    Args:
+        engine: where.
+        base: the reference it starts from.
+        text: the rest of its Dockerfile.
+        context: the folder that COPY sees.
+    """
+    dockerfile = f"FROM {base}\n{text}"
+    tag = f"amdserve-test:{hashlib.sha256(dockerfile.encode()).hexdigest()[:12]}"
+    command = [*engine.buildx, "build", "--progress", "plain", "--load", "--tag", tag]
+    # A Dockerfile on standard input: alone it is the whole context, else it is named beside one.
+    command += ["-"] if context is None else ["--file", "-", str(context)]
+    process.run(command, stdin=dockerfile, env=engine.env(), timeout=1200)
+    return tag
+
+
+Layer = Callable[..., str]

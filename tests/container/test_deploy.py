@@ -1,0 +1,125 @@
+"""What `deploy` prints, given to the tools that it is for: compose starts it, podman's generator takes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import time
+import urllib.request
+from pathlib import Path
+
+import yaml
+from openai import OpenAI
+
+from amdserve import process
+from amdserve.image import deploy
+from amdserve.image.engine import Engine
+from amdserve.image.project import Project
+from amdserve.image.publish import tools
+
+from .registries import free_port
+from .server import READY
+
+WEB = Path(__file__).resolve().parents[2] / "examples" / "open-webui" / "compose.yaml"
+
+
+def test_compose_serves(
+    vulkan: str, engine: Engine, project: Project, model_folder: Path, tmp_path: Path
+) -> None:
+    """The rendered file is started as it is: here without a GPU, and with its capabilities taken away."""
+    port = free_port()
+    name = f"amdserve-test-{os.getpid()}"
+    wish = deploy.wish(
+        project,
+        format_="compose",
+        image=vulkan,
+        model=str(model_folder / "llama.gguf"),
+        name=name,
+        port=port,
+        serve="--n-ctx 512",
+    )
+    file = tmp_path / "compose.yaml"
+    text = deploy.render(wish, "compose", project.renderer)
+    # The volume of whoever runs this test on a machine in use is left alone.
+    text = text.replace("amdserve-state", f"{name}-state")
+    # An engine in a container may not raise limits, as the file itself says.
+    document = yaml.safe_load(text)
+    document["services"][name].pop("ulimits")
+    file.write_text(json.dumps(document))
+    compose = [str(tools.ensure("docker-compose")), "--file", str(file)]
+    process.run([*compose, "up", "--detach", "--quiet-pull"], env=engine.env(), timeout=300)
+    try:
+        end = time.monotonic() + READY
+        while not healthy(port):
+            logs = process.run([*compose, "logs"], env=engine.env()).out
+            assert time.monotonic() < end, logs
+            states = process.run([*compose, "ps", "--format", "json"], env=engine.env()).out
+            assert "restarting" not in states, logs
+            time.sleep(1)
+        client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", timeout=180)
+        answer = client.chat.completions.create(
+            model="any", messages=[{"role": "user", "content": "hello"}], max_tokens=8
+        )
+        assert answer.usage
+        assert answer.usage.completion_tokens > 0
+        container = engine.client().containers.list(filters={"label": f"com.docker.compose.project={name}"})[
+            0
+        ]
+        code, out = container.exec_run(["/bin/sh", "-c", "grep -h ^Cap.*Eff /proc/[0-9]*/status | sort -u"])
+        assert code == 0
+        assert "CapEff:\t0000000000000000" in out.decode()
+    finally:
+        process.run([*compose, "down", "--volumes", "--timeout", "20"], env=engine.env(), timeout=300)
+
+
+def healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def test_quadlet_is_taken_by_podmans_generator(project: Project, tmp_path: Path) -> None:
+    model = tmp_path / "a model $1 100%.gguf"
+    model.touch()
+    units = tmp_path / "units"
+    units.mkdir()
+    wish = deploy.wish(
+        project, format_="quadlet", image="ghcr.io/somebody/amdserve:vulkan", model=str(model), cdi=True
+    )
+    text = deploy.render(wish, "quadlet", project.renderer)
+    (units / "amdserve.container").write_text(text)
+    generator = [str(tools.ensure("quadlet")), "-dryrun", "-user"]
+    environ = {**os.environ, "QUADLET_UNIT_DIRS": str(units)}
+    done = process.run(generator, env=environ, check=False)
+    assert done.ok, done.err
+    (line,) = [one for one in done.out.splitlines() if one.startswith("ExecStart=")]
+    for words in (
+        "--cap-drop all",
+        "--device amd.com/gpu=all",
+        "--publish 127.0.0.1:8080:8080",
+        "--health-cmd",
+    ):
+        assert words in line, line
+    # As systemd reads it: two `$` and two `%` are one.
+    read = [word.replace("$$", "$").replace("%%", "%") for word in shlex.split(line.replace(r"\x20", " "))]
+    assert read[-2:] == ["serve", "/models/a model $1 100%.gguf"]
+    assert f"{model}:/models/{model.name}:ro" in read
+
+    (units / "amdserve.container").write_text(text.replace("PublishPort=", "PublishPrt="))
+    assert not process.run(generator, env=environ, check=False).ok, "it takes anything"
+
+
+def test_example_beside_open_webui_is_understood(engine: Engine) -> None:
+    """Its other image cannot be had everywhere: compose reads the file whole, and both services are in it."""
+    done = process.run(
+        [str(tools.ensure("docker-compose")), "--file", str(WEB), "config", "--format", "json"],
+        env={**engine.env(), "MODEL": "/srv/model.gguf"},
+    )
+    services = json.loads(done.out)["services"]
+    assert set(services) == {"amdserve", "open-webui"}
+    url = services["open-webui"]["environment"]["OPENAI_API_BASE_URL"]
+    assert url == "http://amdserve:8080/v1"
+    assert services["open-webui"]["depends_on"]["amdserve"]["condition"] == "service_healthy"

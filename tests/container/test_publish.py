@@ -1,0 +1,274 @@
+"""Pushing to a real registry: what is there, what is missing, what breaks off, who may, and what is full."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amdserve.errors import PublishError
+from amdserve.image.engine import Engine
+from amdserve.image.local import Images, LocalImage
+from amdserve.image.models import Cell, Request
+from amdserve.image.project import Project
+from amdserve.image.publish import published, push, tools
+from amdserve.image.publish.backoff import Backoff
+from amdserve.image.publish.reference import parse
+from amdserve.image.publish.registry import Registry
+from amdserve.image.publish.sign import Signer
+from amdserve.image.publish.tags import LABEL
+
+from . import registries
+from .images import Layer
+from .registries import Proxy, Server, at, toy
+
+EPOCH = 1_700_000_000
+# "secret", as a password file of a registry keeps it.
+SECRET = "$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a"
+
+
+@pytest.fixture(scope="module")
+def cell(project: Project) -> Cell:
+    return project.plan(Request(images=("vulkan",))).cells[0]
+
+
+@pytest.fixture(scope="module")
+def image(engine: Engine, cell: Cell, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalImage]:
+    with toy(engine, cell, tmp_path_factory.mktemp("toy"), size=30 << 20) as ident:
+        found = Images(engine).find(ident)
+        assert found
+        yield found
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    started = Server(tmp_path / "registry")
+    yield started
+    started.stop()
+
+
+def opened(host: str, **backoff: Any) -> Registry:
+    return Registry.open(parse(f"{host}/me/amdserve"), backoff=Backoff(first=0.05, **backoff))
+
+
+def send(registry: Registry, cell: Cell, image: LocalImage, engine: Engine, folder: Path) -> push.Pushed:
+    named = at(cell, registry.reference.repository)
+    return push.push(registry, named, image, engine, folder=folder, latest=EPOCH)
+
+
+def test_what_is_pushed_is_there_whole_and_is_not_sent_twice(
+    server: Server, cell: Cell, image: LocalImage, engine: Engine, tmp_path: Path
+) -> None:
+    registry = opened(server.host)
+    first = send(registry, cell, image, engine, tmp_path / "pack")
+    assert (first.state, first.shared) == ("pushed", 0)
+    assert first.sent > 30 << 20
+    assert registry.tags() == (first.reference.tag,), "no alias without a release"
+
+    found = published.fetch(registry, first.reference)
+    assert [check for check in found.checks if not check.ok] == []
+    assert found.manifest.digest == first.reference.digest
+    assert {layer["mediaType"] for layer in found.manifest.body["layers"]} == {
+        "application/vnd.oci.image.layer.v1.tar+gzip"
+    }
+    annotations = found.manifest.body["annotations"]
+    assert annotations[LABEL + "hash"] == cell.hash
+    assert annotations[LABEL + "mesa.version"] == "26.1.6-1"
+    assert found.inventory.python[0].purl == "pkg:pypi/pydantic@2.12.0"
+
+    again = send(registry, cell, image, engine, tmp_path / "pack")
+    assert (again.state, again.sent, again.reference.digest) == ("there", 0, first.reference.digest)
+
+    # Another registry, packed anew: the same bytes.
+    elsewhere = Server(tmp_path / "elsewhere")
+    try:
+        there = send(opened(elsewhere.host), cell, image, engine, tmp_path / "pack")
+    finally:
+        elsewhere.stop()
+    assert there.reference.digest == first.reference.digest
+
+
+def test_engine_gets_the_same_image_back(
+    server: Server, cell: Cell, image: LocalImage, engine: Engine, tmp_path: Path
+) -> None:
+    registry, client = opened(server.host), engine.client()
+    sent = send(registry, cell, image, engine, tmp_path / "pack")
+    found = published.fetch(registry, sent.reference)
+    client.images.pull(sent.reference.repository, tag=sent.reference.digest)
+    try:
+        held = client.api.inspect_image(sent.reference.pinned)
+        assert held["Id"] == found.manifest.config
+        assert held["Config"]["Labels"][LABEL + "hash"] == cell.hash
+        assert held["Created"].startswith("2023-11-14T22:13:20")
+    finally:
+        client.images.remove(sent.reference.pinned, force=True)
+
+
+def test_second_target_sends_only_what_is_its_own(
+    server: Server, cell: Cell, image: LocalImage, engine: Engine, tmp_path: Path
+) -> None:
+    registry = opened(server.host)
+    send(registry, cell, image, engine, tmp_path / "pack")
+    other = replace(cell, id="other", hash="sha256:" + "1" * 64, tags=("x:other", "x:0.1.0-other"))
+    labels = {**cell.labels, LABEL + "hash": other.hash}
+    with toy(engine, replace(other, labels=labels), tmp_path, size=30) as ident:
+        found = Images(engine).find(ident)
+        assert found
+        second = send(registry, other, found, engine, tmp_path / "pack")
+    assert second.state == "pushed"
+    assert second.shared > 0, "the layers with the same files are there already"
+    assert second.sent < 1 << 20
+
+
+def test_immutable_tag_is_never_overwritten(
+    server: Server, cell: Cell, image: LocalImage, engine: Engine, tmp_path: Path
+) -> None:
+    registry = opened(server.host)
+    first = send(registry, cell, image, engine, tmp_path / "pack")
+    other = replace(cell, hash="sha256:" + "2" * 64)
+    with pytest.raises(PublishError) as caught:
+        send(registry, other, replace(image, labels={LABEL + "hash": other.hash}), engine, tmp_path / "pack")
+    assert "holds something else" in caught.value.what
+    now = registry.manifest(str(first.reference.tag))
+    assert now
+    assert now.digest == first.reference.digest
+
+
+def test_image_of_other_inputs_is_not_pushed(
+    server: Server, cell: Cell, image: LocalImage, engine: Engine, tmp_path: Path
+) -> None:
+    registry = opened(server.host)
+    with pytest.raises(PublishError, match="is not what this plan makes"):
+        send(registry, replace(cell, hash="sha256:" + "3" * 64), image, engine, tmp_path / "pack")
+    assert registry.tags() == ()
+
+
+def test_every_third_upload_breaks_off_and_the_push_ends_well(
+    server: Server, cell: Cell, image: LocalImage, engine: Engine, tmp_path: Path
+) -> None:
+    uploads = 0
+
+    def third(method: str, _path: str, _number: int) -> bool:
+        nonlocal uploads
+        uploads += method in ("PATCH", "PUT")
+        return method in ("PATCH", "PUT") and uploads % 3 == 0
+
+    proxy = Proxy(server.port, third)
+    try:
+        sent = send(opened(proxy.host), cell, image, engine, tmp_path / "pack")
+        assert proxy.broken >= 4
+        assert sent.state == "pushed"
+    finally:
+        proxy.stop()
+    direct = opened(server.host)
+    found = published.fetch(direct, parse(f"{server.host}/me/amdserve:{sent.reference.tag}"))
+    assert found.ok, found.checks
+
+
+def test_registry_that_stays_away_is_an_error_in_words_and_leaves_no_tag(
+    server: Server, cell: Cell, image: LocalImage, engine: Engine, tmp_path: Path
+) -> None:
+    proxy = Proxy(server.port, lambda method, _path, _number: method in ("PATCH", "PUT"))
+    try:
+        with pytest.raises(PublishError) as caught:
+            send(opened(proxy.host, attempts=3), cell, image, engine, tmp_path / "pack")
+    finally:
+        proxy.stop()
+    assert "does not answer" in caught.value.what
+    assert "run it again" in caught.value.fix
+    assert opened(server.host).tags() == ()
+    assert list((tmp_path / "pack").iterdir()) == [], "nothing stays on this disk either"
+
+
+def test_full_disk_of_the_registry_is_told_and_leaves_no_tag(
+    engine: Engine, cell: Cell, image: LocalImage, tmp_path: Path, layer: Layer
+) -> None:
+    client = engine.client()
+    context = tmp_path / "context"
+    context.mkdir()
+    binary = tools.ensure("docker-registry")
+    (context / "docker-registry").write_bytes(binary.read_bytes())
+    (context / "docker-registry").chmod(0o755)
+    config = {
+        "version": "0.1",
+        "log": {"level": "error"},
+        "storage": {"filesystem": {"rootdirectory": "/data"}},
+        "http": {"addr": "0.0.0.0:5000"},
+    }
+    (context / "config.json").write_text(json.dumps(config))
+    from_ = next(tag for one in client.images.list("amdserve-base") for tag in one.tags)
+    made = layer(from_, "COPY docker-registry config.json /\n", context)
+    container = client.containers.run(
+        made,
+        ["/docker-registry", "serve", "/config.json"],
+        detach=True,
+        tmpfs={"/data": "size=8m"},
+        ports={"5000/tcp": ("127.0.0.1", None)},
+    )
+    try:
+        container.reload()
+        port = container.attrs["NetworkSettings"]["Ports"]["5000/tcp"][0]["HostPort"]
+        registry = opened(f"127.0.0.1:{port}", attempts=8)
+        with pytest.raises(PublishError) as caught:
+            send(registry, cell, image, engine, tmp_path / "pack")
+        assert "is full" in caught.value.what, str(caught.value)
+        assert "make room" in caught.value.fix
+        assert registry.tags() == ()
+    finally:
+        container.remove(force=True, v=True)
+
+
+def test_full_disk_here_is_told_before_anything_is_written(
+    server: Server, cell: Cell, image: LocalImage, engine: Engine, tmp_path: Path
+) -> None:
+    registry = opened(server.host)
+    with pytest.raises(PublishError, match="not enough disk"):
+        send(registry, cell, replace(image, size=1 << 50), engine, tmp_path / "pack")
+    assert registry.tags() == ()
+
+
+def test_password_and_certificate(
+    cell: Cell,
+    image: LocalImage,
+    engine: Engine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    crt, key = registries.certificate(tmp_path)
+    (tmp_path / "htpasswd").write_text(f"me:{SECRET}\n")
+    server = Server(
+        tmp_path / "secured",
+        http={"tls": {"certificate": str(crt), "key": str(key)}},
+        auth={"htpasswd": {"realm": "here", "path": str(tmp_path / "htpasswd")}},
+    )
+    try:
+        with pytest.raises(PublishError, match="the certificate of"):
+            send(opened(server.host), cell, image, engine, tmp_path / "pack")
+        for name in ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+            monkeypatch.setenv(name, str(crt))
+        with pytest.raises(PublishError) as caught:
+            send(opened(server.host), cell, image, engine, tmp_path / "pack")
+        assert caught.value.fix == f"docker login {server.host}"
+
+        docker = tmp_path / "docker"
+        docker.mkdir()
+        monkeypatch.setenv("DOCKER_CONFIG", str(docker))
+        for password, may in (("wrong", False), ("secret", True)):
+            auths = {server.host: {"auth": registries.basic("me", password)}}
+            (docker / "config.json").write_text(json.dumps({"auths": auths}))
+            if may:
+                sent = send(opened(server.host), cell, image, engine, tmp_path / "pack")
+                assert sent.state == "pushed"
+            else:
+                with pytest.raises(PublishError, match="refuses"):
+                    send(opened(server.host), cell, image, engine, tmp_path / "pack")
+
+        signer = Signer(*registries.keys(tmp_path))
+        signer.sign(sent.reference)
+        assert signer.signed(sent.reference) == ""
+    finally:
+        server.stop()
