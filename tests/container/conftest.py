@@ -20,8 +20,8 @@ from amdserve.image.engine import Engine
 from amdserve.image.models import Cell, Request
 from amdserve.image.project import Project
 
-from .gpus import LAYER, Broken, Lavapipe
-from .images import Layer, layered
+from .gpus import LAVAPIPE_STAGE, LAYER, Broken, Lavapipe
+from .images import Layer, exported, layered
 from .server import Serve, Server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,12 +118,17 @@ def broken_gpu(tmp_path: Path) -> Broken:
 
 
 @pytest.fixture(scope="session")
-def lavapipe(pytestconfig: pytest.Config) -> Lavapipe:
+def lavapipe(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory, engine: Engine, llama: str
+) -> Lavapipe:
     """A Vulkan device that computes; what it has compiled is kept from run to run."""
     assert pytestconfig.cache is not None
     cache = pytestconfig.cache.mkdir("shaders")
     cache.chmod(0o1777)
-    return Lavapipe(cache)
+    driver = tmp_path_factory.mktemp("lavapipe")
+    exported(engine, llama, LAVAPIPE_STAGE, driver)
+    driver.chmod(0o755)
+    return Lavapipe(driver, cache)
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,7 @@ from typing import Any
 from docker.types import Mount
 
 ROOT = Path(__file__).resolve().parents[2]
-ICD = "/usr/share/vulkan/icd.d/{}_icd.json"
-CACHE, MACHINE, FAULTS = "/cache", "/machine", "/fault"
+CACHE, MACHINE, FAULTS, LAVAPIPE = "/cache", "/machine", "/fault", "/lavapipe"
 SHIM = "/usr/lib/x86_64-linux-gnu/libamdgpu_noop_drm_shim.so"
 
 # What no production image has: the simulated device, and the faults above it.
@@ -24,9 +23,18 @@ RUN apt-get update && apt-get install -y --no-install-recommends mesa-drm-shim g
 """
 
 
-def icd(name: str) -> dict[str, str]:
-    """Name one Vulkan driver, in both of the loader's variables."""
-    return {"VK_DRIVER_FILES": ICD.format(name), "VK_ICD_FILENAMES": ICD.format(name)}
+# No production image has it: Debian's package brings it, with what it needs and the image has not.
+LAVAPIPE_STAGE = f"""
+RUN ls /usr/lib/x86_64-linux-gnu > /before \\
+    && apt-get update && apt-get install -y --no-install-recommends mesa-vulkan-drivers \\
+    && mkdir {LAVAPIPE} && cd /usr/lib/x86_64-linux-gnu && cp libvulkan_lvp.so {LAVAPIPE}/ \\
+    && ldd libvulkan_lvp.so | sed -n 's/^\\s*\\(\\S*\\) => .*/\\1/p' | grep -vxFf /before \\
+    | xargs cp -Lt {LAVAPIPE} \\
+    && sed 's|"library_path": ".*"|"library_path": "{LAVAPIPE}/libvulkan_lvp.so"|' \\
+        /usr/share/vulkan/icd.d/lvp_icd.json > {LAVAPIPE}/icd.json
+FROM scratch
+COPY --from=0 {LAVAPIPE} /
+"""
 
 
 def bind(source: Path, target: str, *, read_only: bool = True) -> Mount:
@@ -38,16 +46,24 @@ class Lavapipe:
     """A Vulkan device that computes on the CPU.
 
     Args:
+        driver: folder with what `LAVAPIPE_STAGE` gives.
         cache: folder for compiled shaders; the first start takes minutes without it.
     """
 
-    def __init__(self, cache: Path) -> None:
-        self.cache = cache
+    def __init__(self, driver: Path, cache: Path) -> None:
+        self.driver, self.cache = driver, cache
 
     def __call__(self, **environment: str) -> dict[str, Any]:
         """Give the options of a container that has it."""
-        own = {**icd("lvp"), "GGML_VK_VISIBLE_DEVICES": "0", "XDG_CACHE_HOME": CACHE}
-        return {"environment": {**own, **environment}, "mounts": [bind(self.cache, CACHE, read_only=False)]}
+        own = {"GGML_VK_VISIBLE_DEVICES": "0", "XDG_CACHE_HOME": CACHE}
+        mounts = [*self.alone()["mounts"], bind(self.cache, CACHE, read_only=False)]
+        return {"environment": {**self.alone()["environment"], **own, **environment}, "mounts": mounts}
+
+    def alone(self) -> dict[str, Any]:
+        """Give the options of a container that has the driver, and no word that its device may be used."""
+        named = dict.fromkeys(("VK_DRIVER_FILES", "VK_ICD_FILENAMES"), f"{LAVAPIPE}/icd.json")
+        environment = {**named, "LD_LIBRARY_PATH": LAVAPIPE}
+        return {"environment": environment, "mounts": [bind(self.driver, LAVAPIPE)]}
 
 
 class Broken:

@@ -30,4 +30,10 @@ def layered(engine: Engine, base: str, text: str, context: Path | None = None) -
     return tag
 
 
+def exported(engine: Engine, base: str, text: str, folder: Path) -> None:
+    """Build on an image as `layered` does, and put the files of the last stage into a folder of this host."""
+    command = [*engine.buildx, "build", "--progress", "plain", "--output", f"type=local,dest={folder}", "-"]
+    process.run(command, stdin=f"FROM {base}\n{text}", env=engine.env(), timeout=1200)
+
+
 Layer = Callable[..., str]

@@ -115,5 +115,5 @@ def tested(checks: Iterable[Check], digest: str) -> dict[str, Any]:
 def versions(found: Inventory) -> dict[str, str]:
     """Give the versions that only the image itself knows: of Mesa, of vLLM."""
     vllm = next((one.version for one in found.python if one.name == "vllm"), "")
-    known = {"mesa.version": found.version("mesa-vulkan-drivers"), "vllm.version": vllm}
+    known = {"mesa.version": found.version("amdserve-radv"), "vllm.version": vllm}
     return {LABEL + name: value for name, value in known.items() if value}

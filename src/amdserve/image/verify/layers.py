@@ -15,6 +15,7 @@ import io
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -108,24 +109,34 @@ def search(archive: Iterable[bytes], wanted: Set[str]) -> tuple[list[Found], int
     """
     found: list[Found] = []
     layers = 0
-    try:
-        with tarfile.open(fileobj=_Reader(archive), mode="r|", bufsize=CHUNK) as outer:
-            for member in outer:
-                file = outer.extractfile(member) if member.isfile() else None
-                if file is None:
-                    continue
-                name = member.name.removesuffix("/layer.tar").rpartition("/")[2]
-                layer = _layer(file)
-                if layer is None:
-                    continue
-                layers += isinstance(layer, tarfile.TarFile)
-                found.extend(_search_layer(layer, name, wanted))
-    except (tarfile.TarError, OSError, EOFError) as reason:
-        raise VerifyError("the image's layers cannot be read", cause=str(reason)) from reason
+    for name, layer in opened(archive):
+        layers += isinstance(layer, tarfile.TarFile)
+        with _readable():
+            found.extend(_search_layer(layer, name, wanted))
     return found, layers
 
 
-def _layer(file: IO[bytes]) -> tarfile.TarFile | bytes | None:
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except (tarfile.TarError, OSError, EOFError) as reason:
+        raise VerifyError("the image's layers cannot be read", cause=str(reason)) from reason
+
+
+def opened(archive: Iterable[bytes]) -> Iterator[tuple[str, tarfile.TarFile | bytes]]:
+    """Give each file of an image's archive with its name: opened where it is a layer, else its bytes.
+
+    Raises:
+        VerifyError: the archive cannot be read.
+    """
+    with _readable(), tarfile.open(fileobj=_Reader(archive), mode="r|", bufsize=CHUNK) as outer:
+        for member in outer:
+            if file := outer.extractfile(member) if member.isfile() else None:
+                yield member.name.removesuffix("/layer.tar").rpartition("/")[2], _layer(file)
+
+
+def _layer(file: IO[bytes]) -> tarfile.TarFile | bytes:
     """Give a file of the archive opened as a layer, or its bytes where it is none (the configuration)."""
     peeked = io.BufferedReader(file, CHUNK)  # type: ignore[type-var]
     head = peeked.peek(512)

@@ -100,8 +100,7 @@ def icds() -> dict[str, Any]:
     named = (os.environ.get(name, "") for name in ("VK_ICD_FILENAMES", "VK_DRIVER_FILES"))
     for name in sorted({part for value in named for part in value.split(":") if part}):
         try:
-            manifest = json.loads(Path(name).read_text("utf-8"))
-            library = manifest["ICD"]["library_path"]
+            library = json.loads(Path(name).read_text("utf-8"))["ICD"]["library_path"]
         except (OSError, ValueError, KeyError, TypeError) as reason:
             found[name] = {"error": f"{type(reason).__name__}: {reason}"}
             continue
@@ -124,10 +123,11 @@ def load(*names: str) -> dict[str, str]:
 
 
 def binaries() -> Iterator[Path]:
-    """Every ELF file of the backends and of the Python environment."""
+    """Every ELF file of the backends and the Python environment; a link counts where it leads elsewhere."""
     for root in (BACKENDS, PYTHON):
         for path in sorted(root.rglob("*")):
-            if path.is_symlink() or not path.is_file() or path.suffix == ".py":
+            another_name = path.is_symlink() and path.resolve().parent == path.parent
+            if another_name or not path.is_file() or path.suffix == ".py":
                 continue
             with path.open("rb") as file:
                 if file.read(4) == b"\x7fELF":
@@ -135,15 +135,12 @@ def binaries() -> Iterator[Path]:
 
 
 def ldd(text: str, own: str) -> dict[str, list[str]]:
-    """Read what `ldd` printed for a file: what is missing, and what it takes from another backend's folder.
-
-    Args:
-        text: the output.
-        own: the folder of the backend it is of.
-    """
+    """Read what `ldd` printed for a file of the folder `own`: what is missing, what is another backend's."""
     resolved = (os.path.normpath(path) for path in RESOLVED.findall(text))
     others = (path for path in resolved if path.startswith(f"{BACKENDS}/"))
-    foreign = [path for path in others if not path.startswith(f"{own}/")]
+    real = os.path.realpath
+    # One file may have its name in several folders; then it does not matter in which the loader finds it.
+    foreign = [path for path in others if real(path) != real(f"{own}/{Path(path).name}")]
     return {"missing": MISSING.findall(text), "foreign": foreign}
 
 
