@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,26 @@ def test_the_driver_in_the_image_is_asked(run: Any, shimmed: str) -> None:
     ok, detail, _ = checks(said)["vulkan-device"]
     assert ok is not False
     assert "GFX1201" in detail
+
+
+NODE = next((node for node in ("/dev/loop-control", "/dev/fuse", "/dev/kmsg") if Path(node).exists()), None)
+
+
+@pytest.mark.skipif(NODE is None, reason="no device node here that engines keep from containers")
+def test_a_node_that_is_only_mounted_does_not_open(client: Any, llama: str) -> None:
+    """Any node will do: the kernel refuses it as it refuses a GPU's that was not given with --device."""
+    asks = (
+        'from amdserve.gpu import Sysroot; print(Sysroot("/").refusal("/dev/node", 0, ()), '
+        'Sysroot("/").exists("/dev/node"))'
+    )
+
+    def ask(**how: Any) -> str:
+        python = "/opt/amdserve/bin/python"
+        said: bytes = client.containers.run(llama, ["-c", asks], entrypoint=python, remove=True, **how)
+        return said.decode().strip()
+
+    assert ask(volumes={str(NODE): {"bind": "/dev/node", "mode": "rw"}}) == f"{errno.EPERM} True"
+    assert ask(devices=[f"{NODE}:/dev/node:rwm"]) == "None True"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ from amdserve.gpu.access import DRI, KFD, selinux_keeps_devices
 from amdserve.gpu.select import usable_bytes
 
 GIB = 1 << 30
-_DISPLAY = 0x03
+_AMD = 0x1002
+# PCI classes: displays, and processing accelerators (the MI300 is one).
+_GPU_CLASSES = (0x03, 0x12)
 
 
 def gpu(facts: Facts) -> Check:
@@ -36,16 +38,10 @@ def _no_gpu(facts: Facts) -> Check:
         nodes = ", ".join(facts.topology.unreadable)
         return bad("gpu", f"no GPU node can be read ({nodes})", _start_with_devices(facts))
     cards = _amd_cards_on_pci(facts)
-    if cards and not facts.sysroot.exists("/sys/module/amdgpu"):
-        return bad(
-            "gpu",
-            f"an AMD GPU is at {', '.join(cards)}, but its driver is not loaded",
-            "sudo modprobe amdgpu (and look at `dmesg | grep amdgpu` where that fails)",
-        )
-    if facts.sysroot.exists("/proc/driver/nvidia/version"):
-        return void(
-            "gpu", "an NVIDIA driver is here, and NVML did not list a GPU: " + _why(facts, "NVMLDetector")
-        )
+    if cards:
+        return _not_driven(facts, *next(iter(cards.items())))
+    if facts.nvidia:
+        return void("gpu", "an NVIDIA GPU that was not listed: " + _why(facts, "NVMLDetector"))
     return void("gpu", "no GPU: the CPU will serve")
 
 
@@ -61,14 +57,40 @@ def _start_with_devices(facts: Facts) -> str:
     return "start the container with the devices: see the run line below"
 
 
-def _amd_cards_on_pci(facts: Facts) -> list[str]:
+def _amd_cards_on_pci(facts: Facts) -> dict[str, str]:
+    """Give the PCI addresses of AMD's GPUs, each with the name of its driver, empty where it has none."""
     base = "/sys/bus/pci/devices"
-    return [
-        place
-        for place in facts.sysroot.names(base)
-        if facts.sysroot.number(f"{base}/{place}/vendor") == 0x1002
-        and (facts.sysroot.number(f"{base}/{place}/class") or 0) >> 16 == _DISPLAY
-    ]
+    found = {}
+    for place in facts.sysroot.names(base):
+        kind = (facts.sysroot.number(f"{base}/{place}/class") or 0) >> 16
+        if facts.sysroot.number(f"{base}/{place}/vendor") == _AMD and kind in _GPU_CLASSES:
+            uevent = facts.sysroot.text(f"{base}/{place}/uevent") or ""
+            drivers = [line[7:] for line in uevent.splitlines() if line.startswith("DRIVER=")]
+            found[place] = drivers[0] if drivers else ""
+    return found
+
+
+def _not_driven(facts: Facts, place: str, driver: str) -> Check:
+    """An AMD GPU is on the bus, and amdgpu does not drive it."""
+    seen = f"an AMD GPU is at {place}"
+    if driver == "vfio-pci":
+        fix = f"unbind {place} from vfio-pci, or detect inside the virtual machine that has it"
+        return bad("gpu", f"{seen}, but vfio-pci keeps it for a virtual machine", facts.on_host(fix))
+    if driver not in ("", "amdgpu"):
+        return void("gpu", f"{seen}, with the driver {driver}, by which nothing here can serve")
+    if "nomodeset" in (facts.sysroot.text("/proc/cmdline") or "").split():
+        fix = "take nomodeset off the kernel's command line, then restart"
+        return bad("gpu", f"{seen}, but nomodeset keeps its driver away", facts.on_host(fix))
+    if not facts.sysroot.exists("/sys/module/amdgpu"):
+        fix = "sudo modprobe amdgpu (and look at `sudo dmesg | grep amdgpu` where that fails)"
+        return bad("gpu", f"{seen}, but its driver is not loaded", facts.on_host(fix))
+    return bad(
+        "gpu",
+        f"{seen}, but no driver has taken it, though amdgpu is loaded",
+        facts.on_host(
+            "sudo dmesg | grep amdgpu says why: firmware that is missing, or a kernel older than the GPU"
+        ),
+    )
 
 
 def render_nodes(facts: Facts) -> Check:
@@ -93,36 +115,13 @@ def kfd_node(facts: Facts) -> Check:
             if facts.place == "container"
             else "sudo modprobe amdgpu"
         )
-        return bad("kfd", f"{KFD} is not here: ROCm sees no GPU (Vulkan does)", fix)
+        vulkan = " (Vulkan does)" if facts.detection.accelerators else ""
+        return bad("kfd", f"{KFD} is not here: ROCm sees no GPU{vulkan}", fix)
     return void("kfd", "the kernel has no KFD for this GPU: Vulkan serves, ROCm cannot")
 
 
 def _amd(facts: Facts) -> bool:
     return bool(facts.absent) or any(gpu.vendor == "amd" for gpu in facts.detection.accelerators)
-
-
-def groups(facts: Facts) -> Check:
-    """May this user open the nodes?"""
-    nodes = [
-        gpu.render_node for gpu in facts.detection.accelerators if gpu.render_node and gpu.vendor == "amd"
-    ]
-    if facts.sysroot.exists(KFD):
-        nodes.append(KFD)
-    if not nodes:
-        return void("groups", "no device node to open")
-    owners = {node: owner for node in nodes if (owner := facts.sysroot.owner(node))}
-    gids = sorted({owner.gid for owner in owners.values() if owner.mode & 0o006 != 0o006})
-    add = " ".join(f"--group-add {gid}" for gid in gids)
-    closed = [node for node, owner in owners.items() if not owner.writable_by(facts.who.uid, facts.who.gids)]
-    if not closed:
-        needs = f"; a container that runs without root needs {add}" if add else ""
-        return good("groups", f"uid {facts.who.uid} may open {', '.join(owners)}{needs}")
-    seen = f"uid {facts.who.uid} may not open {', '.join(closed)}: not in group {', '.join(map(str, gids))}"
-    if facts.place == "container":
-        return bad("groups", seen, f"start the container with {add}")
-    names = ",".join(facts.group_name(gid) or str(gid) for gid in gids)
-    fix = f"for containers: docker run {add}\nfor yourself: sudo usermod -aG {names} $USER, then log in again"
-    return bad("groups", seen, fix)
 
 
 def visible_devices(facts: Facts) -> Check:

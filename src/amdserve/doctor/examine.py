@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from amdserve.doctor import devices, kernel, room, software, start
+from amdserve.doctor import devices, kernel, rights, room, software, start
 from amdserve.doctor.facts import Facts
 from amdserve.doctor.report import Check, Report, void
 
@@ -12,7 +12,7 @@ CHECKS: tuple[Callable[[Facts], Check], ...] = (
     devices.gpu,
     devices.render_nodes,
     devices.kfd_node,
-    devices.groups,
+    rights.groups,
     devices.visible_devices,
     devices.selinux,
     kernel.kernel,

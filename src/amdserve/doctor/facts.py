@@ -41,12 +41,17 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """A Docker Engine that answered: where, its version, whether it runs without root, and its buildx."""
+    """An engine that answered: where, its version, whether it runs without root, and its buildx.
+
+    `root` is the folder where it keeps images, `podman` that it only speaks Docker's language.
+    """
 
     host: str
     version: str
     rootless: bool = False
     buildx: str = ""
+    root: str = ""
+    podman: bool = False
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,15 @@ class Facts:
         """Give the path of a file of the GPU's DRM device."""
         render = (self.gpu.render_node if self.gpu else None) or ""
         return f"{drm.DRM}/{render.rpartition('/')[2]}/device/{name}"
+
+    @property
+    def nvidia(self) -> bool:
+        """Whether an NVIDIA driver is here, also where nothing could ask it for its GPUs."""
+        return self.sysroot.exists("/proc/driver/nvidia/version")
+
+    def on_host(self, fix: str) -> str:
+        """Say of a fix that it belongs to the host, where this is a container."""
+        return f"on the host: {fix}" if self.place == "container" else fix
 
     def group_name(self, gid: int) -> str | None:
         """Give a group's name on this machine, or None."""

@@ -20,6 +20,8 @@ _BAD_FIRMWARE = "20251125"
 _MES_VERSION_MASK = 0xFFF
 # Below this share of the memory, an APU's GTT is what the kernel gives by default: half.
 _GTT_SHARE = 0.6
+# From this kernel on the driver warns of its own parameter: GTT is as large as ttm allows.
+_GTT_FOLLOWS_TTM = (6, 14)
 # A limit on locked memory under this locks no model at all.
 _SMALLEST_LOCK = GIB
 
@@ -32,10 +34,6 @@ def version_of(release: str) -> tuple[int, ...]:
 
 def _has_cwsr(facts: Facts) -> bool:
     return all(facts.properties.get(field) for field in _CWSR_FIELDS)
-
-
-def _on_host(facts: Facts, fix: str) -> str:
-    return f"on the host: {fix}" if facts.place == "container" else fix
 
 
 def kernel(facts: Facts) -> Check:
@@ -55,7 +53,7 @@ def kernel(facts: Facts) -> Check:
     return bad(
         "kernel",
         f"{facts.kernel} is older than 6.18.4, the first that runs ROCm safely on gfx1151",
-        _on_host(facts, "install a kernel of 6.18.4 or later and restart (until then serve with Vulkan)"),
+        facts.on_host("install a kernel of 6.18.4 or later and restart (until then serve with Vulkan)"),
     )
 
 
@@ -73,7 +71,7 @@ def cwsr(facts: Facts) -> Check:
     return bad(
         "cwsr",
         "cwsr_size and ctl_stack_size are missing from the KFD properties: ROCm faults or hangs on gfx1151",
-        _on_host(facts, f"{fix}a kernel of 6.18.4 or later; until then --backend llama-server-vulkan"),
+        facts.on_host(f"{fix}a kernel of 6.18.4 or later; until then --backend llama-server-vulkan"),
     )
 
 
@@ -87,7 +85,7 @@ def firmware(facts: Facts) -> Check:
         return bad(
             "firmware",
             f"{_firmware_words(facts, mes)}: linux-firmware 20251125 was withdrawn, it hangs gfx1151",
-            _on_host(facts, "install another linux-firmware than 20251125, rebuild the initramfs, restart"),
+            facts.on_host("install another linux-firmware than 20251125, rebuild the initramfs, restart"),
         )
     if mes is None and not facts.firmware:
         return void("firmware", "its version cannot be read")
@@ -121,14 +119,33 @@ def gtt(facts: Facts) -> Check:
             "gtt", f"{seen}, and a model of {(wanted or 0) / GIB:.1f} GiB needs more", "take a smaller model"
         )
     reason = f", too little for a model of {wanted / GIB:.1f} GiB" if wanted else ", the kernel's default"
-    words = f"ttm.pages_limit={most * GIB // _PAGE} amdgpu.gttsize={most * GIB // MIB}"
-    return bad("gtt", seen + reason, _on_host(facts, f"{_boot_words(facts, words)}: {most} GiB for the GPU"))
+    words = _gtt_words(facts, most)
+    return bad("gtt", seen + reason, facts.on_host(f"{_boot_words(facts, words)}: {most} GiB for the GPU"))
+
+
+def _gtt_words(facts: Facts, size: int) -> str:
+    """Give the kernel parameters for a GTT of so many GiB.
+
+    ttm's limit is enough on kernels of today, and the driver's own parameter is deprecated there; older
+    ones need both, and where it is set already it wins. AMD's driver package brings a ttm of its own.
+    """
+    module = "amdttm" if facts.sysroot.exists("/sys/module/amdttm") else "ttm"
+    words = f"{module}.pages_limit={size * GIB // _PAGE}"
+    held = (facts.sysroot.number("/sys/module/amdgpu/parameters/gttsize") or -1) > 0
+    if held or version_of(facts.kernel) < _GTT_FOLLOWS_TTM:
+        words += f" amdgpu.gttsize={size * GIB // MIB}"
+    return words
 
 
 def _boot_words(facts: Facts, words: str) -> str:
     """Say how this host adds words to its kernel's command line."""
     release = facts.sysroot.text("/etc/os-release") or ""
     family = " ".join(line for line in release.splitlines() if line.startswith(("ID=", "ID_LIKE=")))
+    if facts.place == "host" and facts.sysroot.exists("/run/ostree-booted"):
+        pairs = " ".join(
+            f"--delete-if-present={word.partition('=')[0]} --append={word}" for word in words.split()
+        )
+        return f"sudo rpm-ostree kargs {pairs}, then restart"
     if facts.place == "host" and re.search(r"fedora|rhel", family):
         return f'sudo grubby --update-kernel=ALL --args="{words}", then restart'
     if facts.place == "host" and re.search(r"debian|ubuntu", family):

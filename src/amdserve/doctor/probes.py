@@ -85,16 +85,23 @@ def engine(environ: Mapping[str, str]) -> EngineFacts | str:
     reasons = []
     for path in [named.removeprefix("unix://")] if named else [*_SOCKETS, *own]:
         try:
-            version = str(_get(path, "/version").get("Version", "of unknown version"))
-            options = _get(path, "/info").get("SecurityOptions") or []
+            version, info = _get(path, "/version"), _get(path, "/info")
         except FileNotFoundError:
             continue
         except (OSError, ValueError, http.client.HTTPException) as reason:
             reasons.append(f"{path}: {reason}")
             continue
-        rootless = any("rootless" in str(option) for option in options)
-        return EngineFacts(f"unix://{path}", version, rootless, buildx(f"unix://{path}"))
-    return "; ".join(reasons) or "no Docker Engine runs here"
+        host = f"unix://{path}"
+        return EngineFacts(
+            host,
+            str(version.get("Version", "of unknown version")),
+            rootless=any("rootless" in str(option) for option in info.get("SecurityOptions") or []),
+            buildx=buildx(host),
+            root=str(info.get("DockerRootDir") or ""),
+            podman="podman" in json.dumps(version.get("Components") or []).lower(),
+        )
+    nothing = f"DOCKER_HOST names {named}, and no socket is there" if named else "no Docker Engine runs here"
+    return "; ".join(reasons) or nothing
 
 
 def _by_client(host: str) -> EngineFacts | str:
@@ -124,5 +131,6 @@ def firmware() -> str:
     ):
         result = process.run(argv, timeout=5.0, check=False)
         if result.ok and result.out.strip():
-            return result.out.split()[-1]
+            # Without an epoch: `1:20251125-1` is of the same day.
+            return result.out.split()[-1].rpartition(":")[2]
     return ""

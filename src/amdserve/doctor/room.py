@@ -18,6 +18,8 @@ def memory(facts: Facts) -> Check:
     free = facts.memory.get("MemAvailable")
     if free is None:
         return void("memory", "/proc/meminfo cannot be read")
+    if (on_card := _on_card(facts)) is not None:
+        return on_card
     limit = cgroup_limit(facts.sysroot)
     seen = f"{free / GIB:.1f} GiB free" + (
         f", limit of the control group {limit / GIB:.1f} GiB" if limit else ""
@@ -34,11 +36,29 @@ def memory(facts: Facts) -> Check:
     )
 
 
+def _on_card(facts: Facts) -> Check | None:
+    """Judge the model against the memory of a card; None where it fits, or there is no card or model."""
+    gpu, model = facts.gpu, facts.model_bytes or 0
+    if gpu is None or gpu.integrated or not gpu.vram_bytes or model <= gpu.vram_bytes:
+        return None
+    cards = [one for one in facts.detection.accelerators if not one.integrated]
+    every = sum(one.vram_bytes for one in cards)
+    size = f"the model has {model / GIB:.1f} GiB"
+    if model <= every:
+        return good("memory", f"{size}, {len(cards)} GPUs together {every / GIB:.1f} GiB: it must be split")
+    return bad(
+        "memory",
+        f"{gpu.name} has {gpu.vram_bytes / GIB:.1f} GiB, {size}",
+        "take a smaller model or quantization, or leave layers on the CPU: --n-gpu-layers N",
+    )
+
+
 def disk(facts: Facts) -> Check:
     """Is there room for state (container), or for building images (host)?"""
     if facts.disk is None:
         return void("disk", "not asked")
-    place = _STATE if facts.place == "container" else "/var/lib"
+    images = facts.engine.root if isinstance(facts.engine, EngineFacts) else ""
+    place = _STATE if facts.place == "container" else images or "/var/lib"
     free = facts.disk(place)
     if free is None:
         return void("disk", f"the room on {place} cannot be asked")
@@ -59,9 +79,12 @@ def engine(facts: Facts) -> Check:
     found = facts.engine
     if isinstance(found, EngineFacts):
         rootless = ", without root" if found.rootless else ""
-        return good("engine", f"Docker {found.version} at {found.host}{rootless}")
+        kind = "Podman" if found.podman else "Docker"
+        return good("engine", f"{kind} {found.version} at {found.host}{rootless}")
     if facts.place == "container" or found is None:
         return void("engine", "does not matter here")
+    if "Permission denied" in found:
+        return bad("engine", found, "sudo usermod -aG docker $USER, then log in again")
     return bad("engine", found, "./inv engine finds, starts or installs one")
 
 

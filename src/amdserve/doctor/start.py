@@ -6,7 +6,7 @@ import shlex
 from dataclasses import replace
 from typing import Any
 
-from amdserve.doctor.facts import Facts
+from amdserve.doctor.facts import EngineFacts, Facts
 from amdserve.gpu.access import DRI, KFD, ContainerOptions, container_options
 from amdserve.gpu.catalogue import lookup, providers_with_blas
 
@@ -25,17 +25,18 @@ def reference(facts: Facts) -> tuple[str, bool, dict[str, str]]:
         override = {"HSA_OVERRIDE_GFX_VERSION": target.rocm_override}
         return f"{facts.repository}:llama-{target.stand_in}", True, override
     # NVIDIA's container toolkit brings Vulkan only where the graphics capability is asked for.
-    more = (
-        {"NVIDIA_DRIVER_CAPABILITIES": "compute,utility,graphics"} if gpu and gpu.vendor == "nvidia" else {}
-    )
+    nvidia = gpu.vendor == "nvidia" if gpu else facts.nvidia
+    more = {"NVIDIA_DRIVER_CAPABILITIES": "compute,utility,graphics"} if nvidia else {}
     return f"{facts.repository}:vulkan", False, more
 
 
 def options(facts: Facts, *, rocm: bool) -> tuple[ContainerOptions, tuple[str, ...]]:
     """Give the options for this host, and words whose value only the host's shell can tell."""
     found = container_options(facts.detection, facts.sysroot, rocm=rocm)
-    if found.devices or found.gpus or not facts.absent:
+    if found.devices or found.gpus:
         return found, ()
+    if not facts.absent:
+        return replace(found, gpus="all") if facts.nvidia else found, ()
     # In a container that was given nothing, the owners of the nodes cannot be seen: the host's shell asks.
     nodes = (*((KFD,) if rocm else ()), next(gpu.render_node for gpu in facts.absent))
     asked = tuple(f'--group-add "$(stat -c %g {node})"' for node in nodes if node)
@@ -43,11 +44,25 @@ def options(facts: Facts, *, rocm: bool) -> tuple[ContainerOptions, tuple[str, .
     return replace(found, devices=devices, ipc="host" if rocm else None), asked
 
 
+def _podman(facts: Facts) -> bool:
+    return isinstance(facts.engine, EngineFacts) and facts.engine.podman
+
+
+def _keeps_groups(facts: Facts, found: ContainerOptions) -> bool:
+    """Whether the container must keep its starter's groups: without root, podman knows no group by number."""
+    engine = facts.engine
+    return bool(found.groups) and isinstance(engine, EngineFacts) and engine.podman and engine.rootless
+
+
 def docker_run(facts: Facts) -> str:
     """Give the line for a shell on the host."""
     image, rocm, environ = reference(facts)
     found, asked = options(facts, rocm=rocm)
-    words = ["docker", "run", "--rm", "--publish", f"127.0.0.1:{_PORT}:{_PORT}", *found.argv()]
+    keeps = _keeps_groups(facts, found)
+    if keeps:
+        found, asked = replace(found, groups=()), ("--group-add keep-groups",)
+    program = "podman" if _podman(facts) else "docker"
+    words = [program, "run", "--rm", "--publish", f"127.0.0.1:{_PORT}:{_PORT}", *found.argv()]
     for name, value in environ.items():
         words += ["--env", f"{name}={value}"]
     tail = ["--volume", "amdserve-state:/var/lib/amdserve", image, "serve", f"/models/{_MODEL}"]
@@ -65,8 +80,11 @@ def compose(facts: Facts) -> dict[str, Any]:
         "volumes": ["./:/models:ro", "amdserve-state:/var/lib/amdserve"],
         **found.compose(),
     }
+    if _keeps_groups(facts, found):
+        service["group_add"] = ["keep-groups"]
     if asked:
-        service["group_add"] = ["${RENDER_GID:?set it to the output of: stat -c %g /dev/dri/renderD*}"]
+        node = next(gpu.render_node for gpu in facts.absent)
+        service["group_add"] = [f"${{RENDER_GID:?set it to the output of: stat -c %g {node}}}"]
     if environ:
         service["environment"] = environ
     service["restart"] = "unless-stopped"

@@ -15,6 +15,8 @@ AMD_VENDOR = 0x1002
 IDS = ("/usr/share/libdrm/amdgpu.ids", "/opt/amdgpu/share/libdrm/amdgpu.ids")
 # The one chip that comes as a card and as an APU: this is the MI300A's PCI device.
 _APU_DEVICES = frozenset({0x74A0})
+# PCI devices of AMD's cards since GCN; APUs have 0x13… to 0x19… and 0x98….
+_CARD_DEVICES = range(0x6600, 0x8000)
 # Graphics IP versions (ip_discovery) whose gfx target is not simply their digits.
 _IP_TO_GFX = {
     (9, 0, 1): "gfx900", (9, 1, 0): "gfx902", (9, 2, 1): "gfx904", (9, 2, 2): "gfx902", (9, 3, 0): "gfx90c",
@@ -54,11 +56,17 @@ def read(sysroot: Sysroot, render: str) -> Card | None:
         pci=(uevent.get("PCI_SLOT_NAME") or "").lower() or None,
         device_id=sysroot.number(f"{device}/device"),
         revision=sysroot.number(f"{device}/revision"),
-        vram_bytes=sysroot.number(f"{device}/mem_info_vram_total"),
-        gtt_bytes=sysroot.number(f"{device}/mem_info_gtt_total"),
+        vram_bytes=_size(sysroot, f"{device}/mem_info_vram_total"),
+        gtt_bytes=_size(sysroot, f"{device}/mem_info_gtt_total"),
         product=sysroot.text(f"{device}/product_name") or None,
         board_info=sysroot.exists(f"{device}/board_info"),
     )
+
+
+def _size(sysroot: Sysroot, name: str) -> int | None:
+    """Read a size in bytes; a negative one is none."""
+    size = sysroot.number(name)
+    return size if size is not None and size >= 0 else None
 
 
 def list_amd(sysroot: Sysroot) -> Iterator[GPU]:
@@ -100,15 +108,19 @@ def _gfx_from_ip(sysroot: Sysroot, render: str) -> str | None:
 def is_integrated(gfx: str | None, card: Card | None, device_id: int | None, vram: int, gtt: int) -> bool:
     """Tell whether the GPU shares the system's memory.
 
-    The table knows for nearly every gfx. For one it does not hold: only cards have `board_info`, and
-    an APU's carve-out is smaller than what it may map of the system's memory.
+    The table knows for nearly every gfx. For one it does not hold: only cards have `board_info` (on newer
+    kernels) or a card's PCI device, and an APU's carve-out is smaller than what it may map of the system's
+    memory.
     """
     if device_id in _APU_DEVICES:
         return True
     target = lookup(gfx)
     if target is not None:
         return target.integrated
-    return not (card and card.board_info) and vram < gtt
+    device = card.device_id if card and card.device_id is not None else device_id
+    if (card and card.board_info) or (device is not None and device in _CARD_DEVICES):
+        return False
+    return vram < gtt
 
 
 def name_of(sysroot: Sysroot, gfx: str | None, card: Card | None, device_id: int | None) -> str:

@@ -54,7 +54,7 @@ def choose(
         sysroot: the machine whose memory caps an APU's; by default the one `environ` names.
 
     Raises:
-        UsageError: GPUs are here, and none has this index.
+        UsageError: GPUs are here, and none has this index, or the user's own variables hide the one that has.
     """
     sysroot = sysroot or Sysroot.from_environ(environ)
     if vendor == "cpu":
@@ -66,10 +66,10 @@ def choose(
         gpus = tuple(gpu for gpu in gpus if gpu.vendor == vendor)
         if not gpus:
             return Choice(None, f"no GPU of {vendor} was found")
-    if index is not None:
-        return _by_index(gpus, index)
     seen = tuple(gpu for gpu in gpus if gpu in visible(gpus, environ))
     said = ", ".join(f"{name}={environ[name]}" for name in _variables(gpus, environ))
+    if index is not None:
+        return _by_index(gpus, seen, index, said)
     if not seen:
         return Choice(None, f"{said} hides every GPU")
     best = min(seen, key=lambda gpu: (gpu.integrated, -usable_bytes(gpu, sysroot), gpu.index))
@@ -77,8 +77,10 @@ def choose(
     return Choice(best, _reason(best, seen, sysroot) + note)
 
 
-def _by_index(gpus: tuple[GPU, ...], index: int) -> Choice:
+def _by_index(gpus: tuple[GPU, ...], seen: tuple[GPU, ...], index: int, said: str) -> Choice:
     for gpu in gpus:
+        if gpu.index == index and gpu not in seen:
+            raise UsageError(f"GPU {index} is hidden", cause=f"{said} is set", fix="take it away, or --gpu")
         if gpu.index == index:
             return Choice(gpu, f"GPU {index} was asked for")
     known = ", ".join(f"{gpu.index}: {gpu.name}" for gpu in gpus)

@@ -48,6 +48,11 @@ class Owner(NamedTuple):
             return self.mode & 0o060 == 0o060
         return self.mode & 0o006 == 0o006
 
+    @property
+    def opens_to_group(self) -> bool:
+        """Whether joining its group is the way to open it; nobody should join root's."""
+        return self.gid != 0 and self.mode & 0o060 == 0o060
+
 
 @dataclass(frozen=True)
 class Sysroot:
@@ -129,6 +134,26 @@ class Sysroot:
         except OSError:
             return None
         return Owner(found.st_mode & 0o7777, found.st_uid, found.st_gid)
+
+    def refusal(self, name: str, uid: int, gids: Iterable[int]) -> int | None:
+        """Tell with which errno a device node refuses to be opened for reading and writing, None if it opens.
+
+        The real one is opened: access lists, device groups and SELinux decide too, and only the kernel knows
+        them. On a laid-out machine the ids decide.
+        """
+        if self.real:
+            try:
+                os.close(os.open(name, os.O_RDWR | os.O_CLOEXEC))
+            except OSError as reason:
+                return reason.errno
+            return None
+        declared = self._declared.get(name)
+        if isinstance(declared, int):
+            return declared
+        owner = self.owner(name)
+        if owner is None:
+            return errno.ENOENT
+        return None if owner.writable_by(uid, gids) else errno.EACCES
 
     @cached_property
     def _declared(self) -> Mapping[str, Owner | int]:

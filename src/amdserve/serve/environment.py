@@ -26,11 +26,12 @@ def vulkan_driver(image: Image, machine: Machine, vendor: str | None) -> str | N
 
 
 def rocm_environment(image: Image, gpu: GPU | None, environ: Mapping[str, str]) -> dict[str, str]:
-    """Give what ROCm needs: where it lies, and the one GPU it shall see."""
+    """Give what ROCm needs: where it lies, and the one GPU it shall see, unless the user has said which it may."""
     env: dict[str, str] = {}
     if image.rocm_prefix:
         env["ROCM_PATH"] = env["HIP_PATH"] = image.rocm_prefix
-    if gpu is not None and gpu.vendor == "amd":
+    said = any(environ.get(name) for name in ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"))
+    if gpu is not None and gpu.vendor == "amd" and not said:
         # ROCR hides all others; in what it leaves, HIP's first is the one.
         env["ROCR_VISIBLE_DEVICES"] = gpu.unique_id or str(gpu.index)
         env["HIP_VISIBLE_DEVICES"] = "0"

@@ -53,6 +53,9 @@ ATTENTIONS = (
 )  # fmt: skip
 
 
+VISIBLE = ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
+
+
 def environment(job: Job, gpus: Sequence[GPU]) -> dict[str, str]:
     """Give what vLLM needs; what the user has set himself stays as it is.
 
@@ -74,9 +77,10 @@ def environment(job: Job, gpus: Sequence[GPU]) -> dict[str, str]:
     prefix = own.get("rocm_prefix") if own else job.image.rocm_prefix
     if prefix:
         env["ROCM_PATH"] = env["HIP_PATH"] = str(prefix)
-    # ROCR hides all others; what it leaves is counted from 0. vLLM stops where HIP's list and CUDA's differ.
-    env["ROCR_VISIBLE_DEVICES"] = ",".join(gpu.unique_id or str(gpu.index) for gpu in gpus)
-    env["HIP_VISIBLE_DEVICES"] = env["CUDA_VISIBLE_DEVICES"] = ",".join(str(at) for at in range(len(gpus)))
+    if not any(given.get(name) for name in VISIBLE):
+        # ROCR hides all others; what it leaves is counted from 0. vLLM stops where HIP's list and CUDA's differ.
+        env["ROCR_VISIBLE_DEVICES"] = ",".join(gpu.unique_id or str(gpu.index) for gpu in gpus)
+        env["HIP_VISIBLE_DEVICES"] = env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(len(gpus))))
     if given.get("HSA_OVERRIDE_GFX_VERSION"):
         env["HSA_OVERRIDE_GFX_VERSION"] = given["HSA_OVERRIDE_GFX_VERSION"]
     return env

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import socketserver
@@ -141,7 +142,10 @@ def test_a_damaged_description_of_the_image_is_no_obstacle(tmp_path: Path) -> No
         ("strix-halo-small-gtt", 30 * GIB, True, True),
         ("strix-halo-small-gtt", 80 * GIB, False, True),
         ("strix-halo", 300 * GIB, False, False),
-        ("rx-7900-xtx", 300 * GIB, None, True),
+        ("rx-7900-xtx", 300 * GIB, None, False),
+        ("rx-7900-xtx", 20 * GIB, None, True),
+        ("mi300x", 300 * GIB, None, True),
+        ("mi300x", 2000 * GIB, None, False),
         ("no-gpu", 300 * GIB, None, False),
     ],
 )
@@ -252,6 +256,132 @@ def test_a_card_without_its_driver_is_seen_on_the_bus(tmp_path: Path) -> None:
     assert check(facts_of(tmp_path, "host"), "gpu").ok is None
 
 
+def changed(name: str, folder: Path, files: Mapping[str, str]) -> Path:
+    """Copy a machine and write files into it."""
+    target = folder / "machine"
+    shutil.copytree(MACHINES / name, target)
+    for file, text in files.items():
+        (target / file).parent.mkdir(parents=True, exist_ok=True)
+        (target / file).write_text(text)
+    return target
+
+
+def test_a_model_that_a_card_cannot_hold_is_told_against_the_card() -> None:
+    found = check(facts_of("rx-7900-xtx", "host", model_bytes=40 * GIB), "memory")
+    assert "AMD Radeon RX 7900 XTX has 24.0 GiB" in found.detail
+    assert "--n-gpu-layers" in found.fix
+    several = check(facts_of("mi300x", "host", model_bytes=300 * GIB), "memory")
+    assert "8 GPUs" in several.detail
+
+
+def test_an_accelerator_without_its_driver_is_seen_on_the_bus_too(tmp_path: Path) -> None:
+    """The MI300X is no display: its PCI class is 0x1200."""
+    place = "sys/bus/pci/devices/0000:05:00.0"
+    root = changed("no-gpu", tmp_path, {f"{place}/vendor": "0x1002\n", f"{place}/class": "0x120000\n"})
+    found = check(facts_of(root, "host"), "gpu")
+    assert found.ok is False
+    assert "modprobe amdgpu" in found.fix
+
+
+@pytest.mark.parametrize(
+    ("uevent", "cmdline", "words"),
+    [
+        ("DRIVER=vfio-pci\n", "", ("vfio-pci", "virtual machine")),
+        ("PCI_CLASS=30000\n", "quiet nomodeset", ("nomodeset", "kernel's command line")),
+        ("PCI_CLASS=30000\n", "quiet", ("no driver", "dmesg")),
+    ],
+)
+def test_a_card_that_the_driver_has_not_taken(
+    tmp_path: Path, uevent: str, cmdline: str, words: tuple[str, str]
+) -> None:
+    place = "sys/bus/pci/devices/0000:03:00.0"
+    files = {f"{place}/vendor": "0x1002\n", f"{place}/class": "0x030000\n", f"{place}/uevent": uevent}
+    more = {"sys/module/amdgpu/refcnt": "0\n", "proc/cmdline": f"{cmdline}\n"}
+    found = check(facts_of(changed("no-gpu", tmp_path, {**files, **more}), "host"), "gpu")
+    assert found.ok is False
+    assert words[0] in found.detail
+    assert words[1] in found.fix
+
+
+def test_a_node_that_was_mounted_but_not_given(tmp_path: Path) -> None:
+    """`--volume /dev/dri:/dev/dri` shows the node, and opening it is still forbidden."""
+    owners = "/dev/kfd 0660 0 992\n/dev/dri/renderD128 EPERM\n"
+    found = check(facts_of(changed("strix-halo", tmp_path, {"owners": owners})), "groups")
+    assert found.ok is False
+    assert "/dev/dri/renderD128 (EPERM)" in found.detail
+    assert "--device" in found.fix
+    assert "--group-add" not in found.fix
+
+
+@pytest.mark.parametrize("rights", ["0600 0 0", "0660 0 0"])
+def test_nodes_of_root_alone_get_a_group_by_a_rule(tmp_path: Path, rights: str) -> None:
+    """A host without udev's rules: no group id helps, and nobody should join root's."""
+    owners = f"/dev/kfd {rights}\n/dev/dri/renderD128 {rights}\n"
+    folder = changed("strix-halo", tmp_path, {"owners": owners})
+    found = check(facts_of(folder, "host"), "groups")
+    assert found.ok is False
+    assert "udev" in found.fix
+    assert 'GROUP="render"' in found.fix
+    assert "usermod" not in found.fix
+    assert "--group-add" not in found.fix
+    assert check(facts_of(folder), "groups").fix.startswith("on the host: ")
+
+
+def test_what_the_kernel_says_of_opening_a_real_node_counts() -> None:
+    assert Sysroot("/").refusal("/dev/null", 12345, ()) is None
+    assert Sysroot("/").refusal("/dev/nothing-of-the-kind", 0, ()) == errno.ENOENT
+    assert Sysroot("/").refusal("/dev", 0, ()) == errno.EISDIR
+
+
+def test_without_a_render_node_vulkan_sees_nothing_either() -> None:
+    assert "Vulkan does" not in check(facts_of("not-passed-in"), "kfd").detail
+    halo = facts_of("strix-halo")
+    assert check(halo, "kfd").ok is True
+
+
+def test_a_user_outside_dockers_group_is_told_to_join_it() -> None:
+    refused = "/var/run/docker.sock: [Errno 13] Permission denied"
+    found = check(facts_of("strix-halo", "host", engine=refused), "engine")
+    assert "usermod -aG docker $USER" in found.fix
+
+
+def test_the_disk_is_the_one_where_the_engine_keeps_its_images() -> None:
+    engine = EngineFacts("unix:///x", "28.5.2", buildx="b", root="/mnt/big/docker")
+    facts = facts_of("strix-halo", "host", engine=engine, disk={"/mnt/big/docker": 99 * GIB}.get)
+    assert check(facts, "disk").ok is True
+
+
+def test_podman_keeps_groups_where_it_runs_without_root() -> None:
+    engine = EngineFacts("unix:///run/user/1000/podman/podman.sock", "5.6.2", rootless=True, podman=True)
+    report = examine(facts_of("strix-halo", "host", engine=engine))
+    assert report.docker_run.startswith("podman run ")
+    assert "--group-add keep-groups" in report.docker_run
+    assert "992" not in report.docker_run
+    assert report.compose["services"]["amdserve"]["group_add"] == ["keep-groups"]
+
+
+def test_gtt_that_a_kernel_parameter_holds_down_is_raised_by_that_too(tmp_path: Path) -> None:
+    """The driver's own parameter wins over ttm's; where it is not set, it is deprecated and left alone."""
+    plain = check(facts_of("strix-halo-small-gtt", "host"), "gtt").fix
+    assert "ttm.pages_limit=30670848" in plain
+    assert "gttsize" not in plain
+    held = changed("strix-halo-small-gtt", tmp_path, {"sys/module/amdgpu/parameters/gttsize": "65536\n"})
+    assert "amdgpu.gttsize=119808" in check(facts_of(held, "host"), "gtt").fix
+
+
+def test_gtt_on_hosts_of_another_make(tmp_path: Path) -> None:
+    dkms = changed(
+        "strix-halo-small-gtt", tmp_path / "dkms", {"sys/module/amdttm/parameters/pages_limit": "1\n"}
+    )
+    assert "amdttm.pages_limit=30670848" in check(facts_of(dkms, "host"), "gtt").fix
+    old = changed(
+        "strix-halo-small-gtt", tmp_path / "old", {"proc/sys/kernel/osrelease": "6.8.0-87-generic\n"}
+    )
+    assert "amdgpu.gttsize=119808" in check(facts_of(old, "host"), "gtt").fix
+    ostree = changed("strix-halo-small-gtt", tmp_path / "ostree", {"run/ostree-booted": ""})
+    assert "rpm-ostree kargs" in check(facts_of(ostree, "host"), "gtt").fix
+
+
 def test_firmware_by_package_version() -> None:
     assert check(facts_of("strix-halo", "host", firmware="20251125-1.fc43"), "firmware").ok is False
     assert check(facts_of("strix-halo", "host", firmware="20260110-1.fc43"), "firmware").ok is True
@@ -332,7 +462,10 @@ def docker_socket(tmp_path: Path) -> Iterator[str]:
         def do_GET(self) -> None:
             text = {
                 "/version": {"Version": "28.5.2"},
-                "/info": {"SecurityOptions": ["name=seccomp,profile=builtin", "name=rootless"]},
+                "/info": {
+                    "SecurityOptions": ["name=seccomp,profile=builtin", "name=rootless"],
+                    "DockerRootDir": "/mnt/big/docker",
+                },
             }[self.path]
             data = json.dumps(text).encode()
             self.send_response(200)
@@ -356,7 +489,9 @@ def docker_socket(tmp_path: Path) -> Iterator[str]:
 def test_the_engine_is_asked_through_its_socket(docker_socket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes, "buildx", lambda host: f"buildx for {host}")
     host = f"unix://{docker_socket}"
-    assert probes.engine({"DOCKER_HOST": host}) == EngineFacts(host, "28.5.2", True, f"buildx for {host}")
+    assert probes.engine({"DOCKER_HOST": host}) == EngineFacts(
+        host, "28.5.2", rootless=True, buildx=f"buildx for {host}", root="/mnt/big/docker"
+    )
     assert isinstance(probes.engine({"DOCKER_HOST": f"{host}.none"}), str)
 
 

@@ -28,10 +28,8 @@ FAILS: dict[str, dict[str, list[str]]] = {
         "cwsr": ["6.18.4", "llama-server-vulkan"],
         "firmware": ["20251125"],
     },
-    # 117 GiB are 30670848 pages of 4 KiB, and 119808 MiB.
-    "strix-halo-small-gtt": {
-        "gtt": ["grubby", "ttm.pages_limit=30670848", "amdgpu.gttsize=119808", "117 GiB"]
-    },
+    # 117 GiB are 30670848 pages of 4 KiB.
+    "strix-halo-small-gtt": {"gtt": ["grubby", "ttm.pages_limit=30670848", "117 GiB"]},
     # An APU with half its memory as GTT, in an image for another GPU.
     "strix-point": {
         "gtt": ["on the host", "ttm.pages_limit=6815744"],
@@ -67,6 +65,7 @@ RUN: dict[str, str] = {
     "rx-580-without-kfd": "--device /dev/dri --group-add 105 --ulimit memlock=-1:-1 "
     '--volume "$PWD":/models:ro --volume amdserve-state:/var/lib/amdserve amdserve:vulkan serve',
     "not-passed-in": '--group-add "$(stat -c %g /dev/kfd)" --group-add "$(stat -c %g /dev/dri/renderD128)"',
+    "nvidia-only": "--gpus all --env NVIDIA_DRIVER_CAPABILITIES=compute,utility,graphics",
     "no-gpu": "docker run --rm --publish 127.0.0.1:8080:8080 --ulimit memlock=-1:-1 --volume",
 }
 
@@ -123,6 +122,11 @@ def test_compose_says_the_same_as_the_run_line() -> None:
     assert service["group_add"] == ["992"]
     assert service["ulimits"] == {"memlock": {"soft": -1, "hard": -1}}
     assert service["image"] == "amdserve:llama-gfx1151"
+
+
+def test_a_compose_service_asks_for_the_group_of_the_very_node() -> None:
+    service = report_of("not-passed-in").compose["services"]["amdserve"]
+    assert service["group_add"] == ["${RENDER_GID:?set it to the output of: stat -c %g /dev/dri/renderD128}"]
 
 
 def test_the_same_kernel_seen_from_a_container_is_mended_on_the_host() -> None:

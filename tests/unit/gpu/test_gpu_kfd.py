@@ -16,6 +16,7 @@ from amdserve.gpu.catalogue import CATALOGUE
 from amdserve.gpu.detector import Context
 from amdserve.gpu.kfd import NODES, gfx_name, parse_properties, pci_address
 from amdserve.gpu.models import OUTCOMES
+from amdserve.gpu.select import usable_bytes
 from amdserve.gpu.sysroot import read_bytes
 
 ANY_BYTES = st.one_of(
@@ -39,6 +40,11 @@ ANY_BYTES = st.one_of(
             st.one_of(st.integers(-(2**70), 2**70).map(str), st.text(max_size=8)),
         )
     ).map(lambda pairs: "".join(f"{key} {value}\n" for key, value in pairs).encode("utf-8", "surrogatepass")),
+)
+
+# What sysfs files of one number hold, and what they should never hold.
+NUMBERS = st.integers(-(2**70), 2**70).flatmap(
+    lambda value: st.sampled_from([f"{value}\n", f"{value:#x}\n"]).map(str.encode)
 )
 
 
@@ -115,7 +121,12 @@ class TreeSysroot(Sysroot):
         return name in self.__dict__["files"]
 
 
-CONTENT = st.one_of(ANY_BYTES, st.sampled_from([errno.EPERM, errno.EACCES, errno.EIO, errno.EISDIR]))
+CONTENT = st.one_of(
+    ANY_BYTES,
+    NUMBERS,
+    st.just(b"0x1002\n"),
+    st.sampled_from([errno.EPERM, errno.EACCES, errno.EIO, errno.EISDIR]),
+)
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=150)
@@ -135,7 +146,9 @@ CONTENT = st.one_of(ANY_BYTES, st.sampled_from([errno.EPERM, errno.EACCES, errno
                         "revision",
                         "uevent",
                         "mem_info_vram_total",
+                        "mem_info_gtt_total",
                         "product_name",
+                        "board_info",
                     )
                 ),
                 "/sys/class/drm/renderD128/device/ip_discovery/die/0/GC/0/major",
@@ -159,6 +172,8 @@ def test_any_tree_gives_an_attempt_with_a_reason(files: dict[str, bytes | int]) 
         assert gpu.render_node
         assert gpu.render_node in files
         assert gpu.vram_bytes >= 0
+        assert gpu.gtt_bytes >= 0
+        assert usable_bytes(gpu, TreeSysroot(files)) >= 0
 
 
 def test_a_node_that_refuses_to_be_read_is_named(machine: Callable[[str], Sysroot]) -> None:
@@ -247,3 +262,32 @@ def test_an_unknown_gfx_is_an_apu_where_only_cards_have_board_info(
         (root / "sys/class/drm/renderD128/device/board_info").write_text("type : cem\n")
     (gpu,) = detect(root)
     assert (gpu.gfx, gpu.gpu_type, gpu.integrated) == ("gfx1300", GPUType.UNKNOWN, integrated)
+
+
+@pytest.mark.parametrize("text", ["-1", "-0x10", "", "many", "0x"])
+def test_a_size_that_is_none_is_not_known(
+    machine: Callable[[str], Sysroot], tmp_path: Path, text: str
+) -> None:
+    root = copy_of(machine("rx-7900-xtx"), tmp_path, lambda text: text)
+    for name in ("mem_info_vram_total", "mem_info_gtt_total"):
+        (root / "sys/class/drm/renderD128/device" / name).write_text(f"{text}\n")
+    (gpu,) = detect(root)
+    assert (gpu.vram_bytes, gpu.gtt_bytes) == (25753026560, 0)
+
+
+def test_an_old_card_is_no_apu_on_a_kernel_that_knows_no_boards(
+    machine: Callable[[str], Sysroot], tmp_path: Path
+) -> None:
+    """Linux 6.1 has no board_info, and maps half of 64 GiB: more than the eight of an RX 580."""
+    root = tmp_path / "machine"
+    shutil.copytree(machine("rx-580-without-kfd").root, root)
+    device = root / "sys/class/drm/renderD128/device"
+    (device / "board_info").unlink(missing_ok=True)
+    (device / "mem_info_gtt_total").write_text(f"{32 << 30}\n")
+    (gpu,) = detect(root)
+    assert (gpu.gfx, gpu.integrated) == (None, False)
+    assert usable_bytes(gpu, Sysroot(root)) == 8 << 30
+    # An old APU (Carrizo) on the same kernel.
+    (device / "device").write_text("0x9874\n")
+    (device / "mem_info_vram_total").write_text(f"{512 << 20}\n")
+    assert detect(root)[0].integrated
