@@ -6,6 +6,7 @@ distribution's Python takes the place of CPython 3.12, as `--vllm-python system`
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from fixtures import wheels
-from fixtures.wheels import ROCM, Wheel
+from fixtures.wheels import ROCM, SDK, Source, Wheel
 
 from amdserve import process
 from amdserve.image import base, house, index, plan, show
@@ -26,8 +27,18 @@ from amdserve.image.vllm import Settings
 ROOT = Path(__file__).resolve().parents[2]
 GFX = "gfx1151"
 # What the stage leaves, taken out of it: nothing else of the image is built.
-RESULT = "\nFROM scratch AS result\nCOPY --from=vllm /opt/vllm/installed.json /vllm/chosen.txt /\n"
+RESULT = """
+FROM vllm AS looked-at
+RUN touch /vllm/chosen.txt && readlink /opt/vllm/rocm > /vllm/rocm.txt \\
+    && /opt/vllm/bin/python -c 'import amdsmi; print(amdsmi.__file__)' > /vllm/amdsmi.txt
+FROM scratch AS result
+COPY --from=looked-at /opt/vllm/installed.json /vllm/chosen.txt /vllm/rocm.txt /vllm/amdsmi.txt /
+"""
 CUDA = "2.13.0"
+PYPI = "https://pypi.org/simple/"
+PIN = Project(ROOT).sources.vllm
+assert PIN is not None
+PINNED = PIN.sha256
 
 
 @dataclass(frozen=True)
@@ -43,8 +54,11 @@ class Built:
         return found
 
     def names(self) -> set[str]:
-        lines = (self.folder / "chosen.txt").read_text().splitlines()
+        lines = self.text("chosen").splitlines()
         return {line.partition("==")[0] for line in lines if not line.startswith(" ")}
+
+    def text(self, name: str) -> str:
+        return (self.folder / f"{name}.txt").read_text().strip()
 
 
 Stage = Callable[..., Built]
@@ -52,11 +66,26 @@ Stage = Callable[..., Built]
 
 @pytest.fixture
 def stage(engine: Engine, tmp_path: Path) -> Stage:
-    """Build the stage from an index of these wheels; `changes` are made to the rendered Dockerfile."""
+    """Build the stage from an index of these wheels; `changes` are made to the rendered Dockerfile.
 
-    def build(held: Sequence[Wheel], *, changes: Sequence[tuple[str, str]] = ()) -> Built:
+    With a source it is built from that, which lies in PyPI's place; a stand-in does without a compiler.
+    """
+
+    def build(
+        held: Sequence[Wheel], *, source: Source | None = None, changes: Sequence[tuple[str, str]] = ()
+    ) -> Built:
         folder = wheels.write(tmp_path / "index", held)
-        project = Project(ROOT, settings=Settings(index=str(folder), python="system"))
+        settings = Settings(index=str(folder), python="system")
+        if source:
+            file = wheels.write(folder / "pypi", [source]) / source.name / source.filename
+            settings = Settings(index=f"{folder},default={PYPI}", python="system", source="build")
+            changes = [
+                (PINNED, hashlib.sha256(file.read_bytes()).hexdigest()),
+                (f"--default-index {PYPI}", "--default-index file:///run/vllm-index/pypi/"),
+                (" build-essential git python3-dev", ""),
+                *changes,
+            ]
+        project = Project(ROOT, settings=settings)
         (cell,) = project.plan(Request(images=("full",), gfx=(GFX,))).cells
         text = project.renderer.dockerfile(cell, project.sources, project.llama, jobs=1) + RESULT
         for old, new in changes:
@@ -88,9 +117,27 @@ def test_the_rocm_build_is_taken_though_pypi_has_its_name(stage: Stage) -> None:
     found = built.installed()
     assert (found["vllm"], found["torch"], found["hip"]) == ("0.33.0+rocm100", ROCM, "10.0.0")
     # The kernels of the asked gfx alone, where the wheel asks for those of every GPU.
-    assert found["kernels"] == [f"amd-torch-device-{GFX}"]
+    kernels = [f"amd-torch-device-{GFX}", f"rocm-sdk-device-{GFX}"]
+    assert found["kernels"] == kernels
     # What is in no index of ROCm came from PyPI: it was reachable, and its vllm and torch were not taken.
-    assert built.names() == {"vllm", "torch", "iniconfig", f"amd-torch-device-{GFX}"}
+    rocm = {"amdsmi", "rocm", "rocm-sdk-core", "rocm-sdk-libraries"}
+    assert built.names() == {"vllm", "torch", "iniconfig", *kernels, *rocm}
+    # The wheel brings ROCm's run time without its compilers, and amdsmi as a package.
+    assert built.text("rocm").endswith("/site-packages/_rocm_sdk_core")
+    assert built.text("amdsmi").endswith("/site-packages/amdsmi/__init__.py")
+
+
+def test_from_source_it_is_the_hashed_source_that_is_built(stage: Stage) -> None:
+    """Though the index before PyPI has a wheel of the same name and release."""
+    built = stage(wheels.rocm(), source=wheels.source())
+    assert built.ok, built.said
+    found = built.installed()
+    assert (found["vllm"], found["torch"], found["hip"]) == ("0.33.0+rocm.source", ROCM, SDK)
+    assert found["kernels"] == [
+        f"{name}-device-{GFX}" for name in ("amd-torch", "amd-torchvision", "rocm-sdk")
+    ]
+    assert built.text("rocm").endswith("/site-packages/_rocm_sdk_devel")
+    assert built.text("amdsmi").endswith("/_rocm_sdk_core/share/amd_smi/amdsmi/__init__.py")
 
 
 @pytest.mark.parametrize(

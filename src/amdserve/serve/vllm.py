@@ -27,6 +27,12 @@ FLAGS = frozenset(
 # the supervisor to say, which ends it after that.
 DRAIN_SECONDS = 600
 POOLINGS = {"mean": "MEAN", "cls": "CLS", "last": "LAST"}
+# Said after `--`, one of them decides how many GPUs serve, and together how.
+PARALLEL = frozenset(
+    {
+        "--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp",
+    }
+)  # fmt: skip
 IGNORED = frozenset(
     {"n_ubatch", "n_gpu_layers", "flash_attn", "mlock", "threads", "mmproj", "cont_batching"}
 )  # fmt: skip
@@ -61,7 +67,7 @@ def command(job: Job, backend: Backend, gpus: Sequence[GPU], usable: int = 0) ->
         _parsers(job, line)
     else:
         _pooling(job, line)
-    if len(gpus) > 1:
+    if len(gpus) > 1 and not split_by_hand(request.extra_args):
         line.add("", "--tensor-parallel-size", len(gpus))
     share = memory_share(gpus[0], usable) if gpus else None
     if share is not None:
@@ -160,11 +166,21 @@ def alike(chosen: GPU, gpus: Sequence[GPU], heads: int | None) -> list[GPU]:
     """
     if chosen.integrated or not heads:
         return [chosen]
-    kind = (chosen.vendor, chosen.gfx, chosen.vram_bytes)
-    like = [gpu for gpu in gpus if gpu != chosen and (gpu.vendor, gpu.gfx, gpu.vram_bytes) == kind]
-    together = sorted([chosen, *like], key=lambda gpu: gpu.index)
+    together = equals(chosen, gpus)
     count = next(count for count in range(len(together), 0, -1) if heads % count == 0)
     return together[:count] if count > 1 else [chosen]
+
+
+def equals(chosen: GPU, gpus: Sequence[GPU]) -> list[GPU]:
+    """Give every GPU of the chosen one's kind, itself among them, by their index."""
+    kind = (chosen.vendor, chosen.gfx, chosen.vram_bytes)
+    others = [gpu for gpu in gpus if gpu != chosen and (gpu.vendor, gpu.gfx, gpu.vram_bytes) == kind]
+    return sorted([chosen, *others], key=lambda gpu: gpu.index)
+
+
+def split_by_hand(extra: Sequence[str]) -> bool:
+    """Tell whether what goes to vLLM unchanged says how the model is spread over GPUs."""
+    return any(part.split("=", 1)[0].replace("_", "-") in PARALLEL for part in extra)
 
 
 def check_gfx(gpu: GPU, image_gfx: Sequence[str], version: str) -> None:

@@ -9,7 +9,7 @@ from amdserve.gpu.catalogue import lookup
 from amdserve.gpu.models import GPU, GPUDetectionResult
 from amdserve.gpu.select import visible
 from amdserve.serve.line import Job, Refused
-from amdserve.serve.vllm import alike, check_gfx
+from amdserve.serve.vllm import alike, check_gfx, equals, split_by_hand
 
 POOLED = {"embedding": "embedding models", "rerank": "rerankers"}
 
@@ -51,7 +51,10 @@ def devices(job: Job, gpu: GPU | None, why: str, detection: GPUDetectionResult, 
         raise Refused(f"it is built for AMD's GPUs, and {gpu.name} is none")
     if job.request.gpu is not None:
         return [gpu]
-    return alike(gpu, visible(detection.accelerators, job.machine.environ), job.model.heads)
+    seen = visible(detection.accelerators, job.machine.environ)
+    if split_by_hand(job.request.extra_args):
+        return equals(gpu, seen)
+    return alike(gpu, seen, job.model.heads)
 
 
 def _check_amd(job: Job, gpu: GPU, record: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from amdserve.errors import UsageError
-from amdserve.gpu.models import GPU, GPUType
+from amdserve.gpu.models import GPU, GPUDetectionResult, GPUType
 from amdserve.serve.described import Model
 from amdserve.serve.flags import Help
 from amdserve.serve.image import Backend, Image
@@ -19,6 +19,7 @@ from amdserve.serve.request import ModelLoadRequest
 from amdserve.serve.vllm import alike, command, memory_share
 from amdserve.serve.vllm_environment import leave_behind
 from amdserve.serve.vllm_parsers import choose
+from amdserve.serve.vllm_plan import devices
 
 GIB = 1 << 30
 HALO = GPU(0, "amd", "Strix Halo", "gfx1151", GPUType.AMD_RDNA, GIB // 2, 64 * GIB, True, 40, None, None)
@@ -33,12 +34,15 @@ def instinct(index: int, vram: int = 192) -> GPU:
 def made(
     gpus: list[GPU], environ: dict[str, str] | None = None, model: Model | None = None, **asked: Any
 ) -> Command:
+    model = model or Model("/m", "huggingface", "llm", heads=32, context=4096)
+    return command(of(model, environ, **asked), VLLM, gpus, 48 * GIB)
+
+
+def of(model: Model, environ: dict[str, str] | None = None, **asked: Any) -> Job:
     own = {"version": "0.33.0", "gfx": ["gfx942"], "device": "rocm", "rocm_prefix": "/opt/vllm/rocm"}
     image = Image("full", "", ("gfx942",), {"vllm": VLLM}, "/usr", None, {"vllm": own})
-    model = model or Model("/m", "huggingface", "llm", heads=32, context=4096)
     request = ModelLoadRequest(model_path=model.path, **asked)
-    job = Job(request, model, image, Machine(environ=environ or {}))
-    return command(job, VLLM, gpus, 48 * GIB)
+    return Job(request, model, image, Machine(environ=environ or {}, kfd=True))
 
 
 def value(line: Command, flag: str) -> str | None:
@@ -69,6 +73,22 @@ def test_alike(chosen: GPU, gpus: list[GPU], heads: int | None, count: int) -> N
     found = alike(chosen, gpus, heads)
     assert len(found) == count
     assert chosen in found
+
+
+@pytest.mark.parametrize(
+    ("extra", "count"),
+    [((), 1), (("--tensor-parallel-size", "2"), 2), (("--data_parallel_size=2",), 2), (("-pp", "2"), 2)],
+)
+def test_who_says_how_a_model_is_spread_has_every_equal_gpu(extra: tuple[str, ...], count: int) -> None:
+    """Its heads are not known, so that by itself it is not split."""
+    gpus = (instinct(0), instinct(1), instinct(2, vram=64))
+    job = of(Model("/m", "huggingface", "llm"), extra_args=extra, backend="vllm")
+    detection = GPUDetectionResult(available=True, detector="", gpus=gpus, attempts=())
+    found = devices(job, gpus[0], "", detection, forced=True)
+    assert len(found) == count
+    line = command(job, VLLM, found)
+    assert line.env["HIP_VISIBLE_DEVICES"] == ",".join(str(at) for at in range(count))
+    assert [part for part in line.argv if part.startswith(("--tensor", "--data", "-pp"))] == list(extra[:1])
 
 
 def test_an_apu_gives_what_the_system_can_spare() -> None:

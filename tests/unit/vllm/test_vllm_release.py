@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,12 @@ from amdserve.image import index
 from amdserve.image.catalog import VllmPin
 from amdserve.image.project import Project
 from amdserve.serve import vllm, vllm_environment, vllm_parsers
+from amdserve.serve.vllm_words import WORDS, Word
 
 ROOT = Path(__file__).resolve().parents[3]
 CACHE = Path.home() / ".cache/amdserve-vllm"
+# Failures in the words of torch, HIP, Triton and the loader; and one whose word is the name of a class.
+OTHERS = r"HIP|C compiler|cudart|EngineDeadError"
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +87,22 @@ def test_the_targets_are_those_it_is_compiled_for(release: dict[str, Any], pin: 
     wheels = {gfx for gfx, target in CATALOGUE.items() if target.vllm_built_since}
     assert wheels == set(release["wheel_gfx"])
     assert set(pin.source_gfx) == set(release["source_gfx"]) - wheels
+
+
+def test_what_a_build_from_source_is_told_is_what_its_setup_reads(release: dict[str, Any]) -> None:
+    text = (ROOT / "templates/stages/vllm.j2").read_text("utf-8")
+    told = set(re.findall(r"(?<!_)\b(VLLM_\w+|PYTORCH_\w+|MAX_JOBS)=", text))
+    assert {"VLLM_VERSION_OVERRIDE", "PYTORCH_ROCM_ARCH"} <= told
+    assert told <= set(release["build_variables"])
+
+
+@pytest.mark.parametrize(
+    "word", [one for one in WORDS if not re.search(OTHERS, one.pattern)], ids=lambda one: one.pattern[:30]
+)
+def test_each_failure_is_told_by_words_that_it_says(release: dict[str, Any], word: Word) -> None:
+    # A sentence that it adds where it can: by itself in the extract.
+    pattern = re.sub(r"^max seq len.*(?=Based on)", "", word.pattern)
+    assert any(re.search(pattern, said, re.IGNORECASE) for said in release["failures"])
 
 
 def test_the_extract_is_what_the_distribution_says(release: dict[str, Any], pin: VllmPin) -> None:

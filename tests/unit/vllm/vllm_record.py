@@ -17,6 +17,21 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+# Shorter texts are no sentences.
+LEAST = 20
+# Where the failures are raised that are told apart by their words.
+FAILING = (
+    "config/device.py",
+    "config/model.py",
+    "entrypoints/common/cli_args.py",
+    "model_executor/model_loader/default_loader.py",
+    "model_executor/models/registry.py",
+    "v1/attention/backends/registry.py",
+    "v1/core/kv_cache_planning.py",
+    "v1/executor/multiproc_executor.py",
+    "v1/utils.py",
+    "v1/worker/utils.py",
+)
 
 
 def extract(archive: Path) -> dict[str, Any]:
@@ -33,6 +48,8 @@ def extract(archive: Path) -> dict[str, Any]:
         "pooling": "vllm/config/pooler.py",
         "base": "docker/Dockerfile.rocm_base",
         "cmake": "CMakeLists.txt",
+        "setup": "setup.py",
+        **{f"said in {name}": f"vllm/{name}" for name in FAILING},
     }
     text: dict[str, str] = {}
     with tarfile.open(archive) as file:
@@ -57,6 +74,8 @@ def extract(archive: Path) -> dict[str, Any]:
         "torch": _one(text["base"], r"^ARG TORCH_VERSION=(\S+)"),
         "torchvision": _one(text["base"], r"^ARG TORCHVISION_VERSION=(\S+)"),
         "python": _one(text["base"], r"^ARG PYTHON_VERSION=(\S+)"),
+        "build_variables": sorted(set(re.findall(r"(?:getenv\(\"|envs\.)([A-Z]\w+)", text["setup"]))),
+        "failures": sorted({one for name in FAILING for one in _said(tree[f"said in {name}"])}),
     }
 
 
@@ -91,6 +110,23 @@ def _fields(tree: ast.Module) -> set[str]:
         for line in one.body
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
     }
+
+
+def _said(tree: ast.Module) -> set[str]:
+    """Give the texts of errors, raised, logged or put together for that, each value in them a 7."""
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args)
+    texts = [node.args[0] for node in calls if re.search(r"(Error|\.error)$", ast.unparse(node.func))]
+    texts += [node.value for node in ast.walk(tree) if isinstance(node, ast.Assign)]
+    found = (_filled(text) for text in texts)
+    return {" ".join(text.split()) for text in found if len(text) > LEAST}
+
+
+def _filled(text: ast.expr) -> str:
+    if isinstance(text, ast.JoinedStr):
+        return "".join(_filled(part) for part in text.values)
+    if isinstance(text, ast.Constant):
+        return re.sub(r"%[sd]", "7", str(text.value))
+    return "7"
 
 
 def _members(tree: ast.Module, name: str) -> set[str]:
