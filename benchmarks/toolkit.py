@@ -33,13 +33,14 @@ def command(*words: str) -> Callable[[], str]:
 
 
 def render() -> str:
-    """Plan and render every image for every target that can be built, in this process."""
-    project = Project(ROOT)
-    request = project.matrix(Request(images=(ALL,), lenient=True))
-    plan = project.plan(request)
-    for cell in plan.cells:
-        project.renderer.dockerfile(cell, project.sources, project.llama, jobs=2)
-    return f"{len(plan.cells)} images"
+    """Plan and render every image for every target of every provider, in this process."""
+    project, count = Project(ROOT), 0
+    for provider in project.sources.rocm.providers:
+        request = project.matrix(Request(images=(ALL,), provider=provider, lenient=True))
+        for cell in project.plan(request).cells:
+            project.renderer.dockerfile(cell, project.sources, project.llama, jobs=2)
+            count += 1
+    return f"{count} images"
 
 
 # What, how, the limit of the median in seconds, and a word that what was measured must have said.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LAST_LINES = 25
 POLL = 0.5
-_EXITS: Mapping[int, type[AmdserveError]] = {
+EXITS: Mapping[int, type[AmdserveError]] = {
     kind.exit_code: kind
     for kind in (
         errors.UsageError,
@@ -58,7 +58,7 @@ def start(launch: Launch, engine: Engine, *, detach: bool, wait: float, dry: boo
         return
     check_port(launch.host, launch.port)
     with answering():
-        container = _started(engine.client(), launch)
+        container = started(engine.client(), launch)
     try:
         device = until_ready(container, wait, show.Line(every=10.0))
         show.say(f"ready: {launch.url} ({device})")
@@ -78,7 +78,7 @@ def start(launch: Launch, engine: Engine, *, detach: bool, wait: float, dry: boo
     container.remove(force=True)
 
 
-def _started(client: Any, launch: Launch) -> Any:
+def started(client: Any, launch: Launch) -> Any:
     """Create the container and start it; what cannot be started does not stay."""
     from docker.errors import APIError  # noqa: PLC0415
 
@@ -94,7 +94,7 @@ def _started(client: Any, launch: Launch) -> Any:
         if launch.options.ulimits and "rlimit" in str(refused.explanation):
             limits = ", ".join(launch.options.ulimits)
             show.say(f"note: this engine may not set --ulimit {limits}: started without it")
-            return _started(client, replace(launch, options=replace(launch.options, ulimits=())))
+            return started(client, replace(launch, options=replace(launch.options, ulimits=())))
         raise _refused(refused, launch) from refused
 
 
@@ -191,11 +191,14 @@ def _last_lines(container: Any) -> list[str]:
 
 
 def _ended(code: int) -> AmdserveError:
-    kind = _EXITS.get(code, BackendsFailedError)
+    kind = EXITS.get(code, BackendsFailedError)
     return kind(
         f"the container ended with {code} before it served",
         cause="its last words are above",
-        fix="./inv doctor says what this host lacks",
+        # What was asked for does not hold, whatever the host has.
+        fix="take the next step that they name"
+        if kind in (errors.UsageError, errors.ModelError)
+        else "./inv doctor says what this host lacks",
     )
 
 

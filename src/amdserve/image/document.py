@@ -6,7 +6,7 @@ line, and the location of an error is looked up in them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -36,37 +36,18 @@ class Document:
             ConfigError: it is missing, is no YAML, is empty, or names a key twice.
         """
         try:
-            text = (root / name).read_text(encoding="utf-8")
+            content = (root / name).read_bytes()
         except OSError as reason:
             raise ConfigError(
                 f"{name} cannot be read",
                 cause=reason.strerror or str(reason),
                 fix="run this in the root of a checkout of amdserve",
             ) from reason
-        # The parser in C, where this PyYAML has it, takes a tenth of the time.
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
         try:
-            node = loader.get_single_node()
-            if node is None:
-                raise ConfigError(f"{name}, line 1: it is empty", fix=f"git checkout -- {name}")
-            for key in _keys_named_twice(node):
-                line = key.start_mark.line + 1
-                raise ConfigError(
-                    f"{name}, line {line}: the key `{key.value}` stands there a second time",
-                    fix="keep one of them: YAML silently drops the other",
-                )
-            return cls(name, node, loader.construct_document(node))
-        except yaml.MarkedYAMLError as reason:
-            mark = reason.problem_mark or reason.context_mark
-            line = mark.line + 1 if mark else 1
-            where = f"column {mark.column + 1}: " if mark else ""
-            raise ConfigError(
-                f"{name}, line {line}: this is no YAML",
-                cause=where + " ".join(part for part in (reason.problem, reason.context) if part),
-                fix=f"$EDITOR +{line} {name}",
-            ) from reason
-        finally:
-            loader.dispose()
+            node, found = _parse(name, content.decode("utf-8"))
+        except UnicodeDecodeError as reason:
+            raise _no_yaml(name, content.count(b"\n", 0, reason.start) + 1, str(reason)) from reason
+        return cls(name, node, found)
 
     def validate(self, model: type[AnyModel]) -> AnyModel:
         """Turn the content into `model`.
@@ -130,6 +111,64 @@ class Document:
         )
 
 
+def _parse(name: str, text: str) -> tuple[yaml.Node, object]:
+    """Give the nodes of a YAML text and what they come to.
+
+    Raises:
+        ConfigError: it is no YAML, is empty, or names a key twice.
+    """
+    # The parser in C, where this PyYAML has it, takes a tenth of the time.
+    kind = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader = None
+    try:
+        loader = kind(text)
+        node = loader.get_single_node()
+        if node is None:
+            raise ConfigError(f"{name}, line 1: it is empty", fix=f"git checkout -- {name}")
+        _check(name, loader, node, ())
+        return node, loader.construct_document(node)
+    except yaml.MarkedYAMLError as reason:
+        mark = reason.problem_mark or reason.context_mark
+        where = f"column {mark.column + 1}: " if mark else ""
+        why = where + " ".join(part for part in (reason.problem, reason.context) if part)
+        raise _no_yaml(name, mark.line + 1 if mark else 1, why) from reason
+    except yaml.reader.ReaderError as reason:
+        raise _no_yaml(name, text.count("\n", 0, reason.position) + 1, reason.reason) from reason
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def _check(name: str, loader: Any, node: yaml.Node, around: tuple[yaml.Node, ...]) -> None:
+    """Refuse what the parser lets through: a key twice, a value not of its kind, an endless alias."""
+    line = node.start_mark.line + 1
+    if any(node is one for one in around):
+        raise _no_yaml(name, line, "an alias stands inside of what it names")
+    if isinstance(node, yaml.ScalarNode):
+        try:
+            loader.construct_object(node)
+        except ValueError as reason:
+            raise _no_yaml(name, line, f"{node.value!r}: {reason}") from reason
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _check(name, loader, item, (*around, node))
+    elif isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if str(key.value) in seen:
+                line = key.start_mark.line + 1
+                raise ConfigError(
+                    f"{name}, line {line}: the key `{key.value}` stands there a second time",
+                    fix="keep one of them: YAML silently drops the other",
+                )
+            seen.add(str(key.value))
+            _check(name, loader, value, (*around, node))
+
+
+def _no_yaml(name: str, line: int, why: str) -> ConfigError:
+    return ConfigError(f"{name}, line {line}: this is no YAML", cause=why, fix=f"$EDITOR +{line} {name}")
+
+
 def _dotted(location: Location) -> str:
     return ".".join(str(step) for step in location) or "the whole file"
 
@@ -154,16 +193,3 @@ def _fields_of(kind: Any) -> dict[str, Any]:
     if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
         return {}
     return {field.alias or name: field.annotation for name, field in kind.model_fields.items()}
-
-
-def _keys_named_twice(node: yaml.Node) -> Iterator[yaml.Node]:
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if str(key.value) in seen:
-                yield key
-            seen.add(str(key.value))
-            yield from _keys_named_twice(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            yield from _keys_named_twice(item)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from amdserve import process
-from amdserve.errors import EngineError, ProcessError
+from amdserve.errors import EngineError, ProcessError, UsageError
 from amdserve.image import plan, report, show
 from amdserve.image.models import Request
 from amdserve.image.project import Project
@@ -28,6 +30,15 @@ class Check:
     name: str
     argv: tuple[str, ...]
     environ: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def lacks(self) -> str:
+        """Give the program or Python module that it needs and that is not there."""
+        name, *words = self.argv
+        if shutil.which(name) is None:
+            return Path(name).name
+        module = words[1] if name == sys.executable and words[0] == "-m" else ""
+        return module if module and find_spec(module) is None else ""
 
 
 def program(name: str) -> str:
@@ -109,8 +120,15 @@ def run(checks: Sequence[Check], root: Path) -> None:
     """Run checks one after the other, all of them even where one fails; their output goes through.
 
     Raises:
+        UsageError: a program is not there; then none is run.
         ProcessError: one or more failed.
     """
+    if absent := list(dict.fromkeys(check.lacks for check in checks if check.lacks)):
+        raise UsageError(
+            f"{', '.join(absent)}: not installed in this environment",
+            cause="the extra `build` holds what builds images, not what checks this project's own code",
+            fix="./inv test or ./inv lint, whose environment has everything",
+        )
     failed = []
     environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
     for check in checks:

@@ -84,6 +84,27 @@ def test_broken_yaml_names_line_and_column(tmp_path: Path) -> None:
     assert "column" in error.cause
 
 
+@pytest.mark.parametrize(
+    ("content", "line", "word"),
+    [
+        (b"schema: 1\ndefault: \xff\xfe\n", 2, "utf-8"),
+        (b"schema: 1\n\ndefault: a\x00b\n", 3, "control characters"),
+        (b"schema: 1\ndefault: 2026-99-99\n", 2, "month must be in 1..12"),
+        (b"schema: 1\nimages: &all\n  llama: *all\n", 2, "alias"),
+    ],
+    ids=["no UTF-8", "a control character", "no date", "a loop"],
+)
+def test_what_no_parser_takes_is_refused_in_words(
+    tmp_path: Path, content: bytes, line: int, word: str
+) -> None:
+    (catalog(tmp_path, "") / "images/catalog.yaml").write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_catalog(tmp_path)
+    assert caught.value.what == f"images/catalog.yaml, line {line}: this is no YAML"
+    assert word in caught.value.cause
+    assert caught.value.fix == f"$EDITOR +{line} images/catalog.yaml"
+
+
 def test_key_that_is_named_twice_is_refused(tmp_path: Path) -> None:
     error = refused(tmp_path, CATALOG + "    gfx: none\n")
     assert "images/catalog.yaml, line 10: the key `gfx` stands there a second time" in error.what

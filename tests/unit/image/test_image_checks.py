@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from image_tree import ROOT
 
-from amdserve.errors import EngineError, ProcessError
+from amdserve.errors import EngineError, ProcessError, UsageError
 from amdserve.image import engine, house
 from amdserve.image.house import Check
 from amdserve.image.project import Project
@@ -31,6 +31,17 @@ def test_all_checks_run_even_where_one_fails(capfd: pytest.CaptureFixture[str]) 
 
 def test_checks_that_hold_say_nothing_more() -> None:
     house.run([says("one", 0)], ROOT)
+
+
+@pytest.mark.parametrize(
+    "argv", [("no-such-linter", "src"), (sys.executable, "-m", "no_such_pytest", "tests")]
+)
+def test_a_program_that_is_not_installed_is_told_as_such(argv: tuple[str, ...]) -> None:
+    """As where the toolkit was installed without the tools of its developers."""
+    with pytest.raises(UsageError) as caught:
+        house.run([says("one", 0), Check("two", argv)], ROOT)
+    assert caught.value.what.endswith(": not installed in this environment")
+    assert "./inv" in caught.value.fix
 
 
 def test_check_has_its_own_variables() -> None:
