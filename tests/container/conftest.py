@@ -118,12 +118,10 @@ def broken_gpu(tmp_path: Path) -> Broken:
 
 
 @pytest.fixture(scope="session")
-def lavapipe(
-    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory, engine: Engine, llama: str
-) -> Lavapipe:
-    """A Vulkan device that computes; what it has compiled is kept from run to run."""
-    assert pytestconfig.cache is not None
-    cache = pytestconfig.cache.mkdir("shaders")
+def lavapipe(tmp_path_factory: pytest.TempPathFactory, engine: Engine, llama: str) -> Lavapipe:
+    """A Vulkan device that computes; what it has compiled is kept from run to run, whatever the checkout."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "amdserve-test" / "shaders"
+    cache.mkdir(parents=True, exist_ok=True)
     cache.chmod(0o1777)
     driver = tmp_path_factory.mktemp("lavapipe")
     exported(engine, llama, LAVAPIPE_STAGE, driver)

@@ -13,6 +13,7 @@ import ssl
 import subprocess
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,13 +21,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import certifi
+import pytest
+
 from amdserve import process
 from amdserve.image.engine import Engine
+from amdserve.image.index import CA_VARIABLES
 from amdserve.image.models import Cell
 from amdserve.image.publish import tools
 
 STATUS = """\
-Package: mesa-vulkan-drivers
+Package: amdserve-radv
 Status: install ok installed
 Maintainer: Nobody <nobody@example.org>
 Architecture: amd64
@@ -40,6 +45,8 @@ Architecture: amd64
 Version: 2.42-1
 Description: the C library
 """
+# "secret", as a password file of a registry keeps it.
+SECRET = "$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a"
 METADATA = "Metadata-Version: 2.4\nName: pydantic\nVersion: 2.12.0\nLicense-Expression: MIT\n"
 
 
@@ -103,6 +110,41 @@ class Server:
         self.process.wait(30)
 
 
+class Secured:
+    """A registry that wants TLS, by a certificate of its own, and a password; who asks is told apart.
+
+    Args:
+        folder: for all of it.
+        monkeypatch: what this host trusts, and what `docker login` has stored, are set with it.
+    """
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self._monkeypatch, self._docker = folder, monkeypatch, folder / "docker"
+        self._docker.mkdir()
+        monkeypatch.setenv("DOCKER_CONFIG", str(self._docker))
+        self.crt, key = certificate(folder)
+        (folder / "htpasswd").write_text(f"me:{SECRET}\n")
+        self.server = Server(
+            folder / "secured",
+            http={"tls": {"certificate": str(self.crt), "key": str(key)}},
+            auth={"htpasswd": {"realm": "here", "path": str(folder / "htpasswd")}},
+        )
+        self.host = self.server.host
+
+    def trusted(self) -> None:
+        """Let this host trust its certificate, beside all others."""
+        known = self.crt.with_name("trusted.crt")
+        rest = Path(certifi.where()).read_text()
+        known.write_text(rest + self.crt.read_text())
+        for name in CA_VARIABLES:
+            self._monkeypatch.setenv(name, str(known))
+
+    def login(self, password: str) -> None:
+        """Store a name and a password as `docker login` does."""
+        auths = {self.host: {"auth": basic("me", password)}}
+        (self._docker / "config.json").write_text(json.dumps({"auths": auths}))
+
+
 class Proxy:
     """Hands requests on to a registry; `watch` is told each of them and may ask that it breaks off.
 
@@ -120,6 +162,8 @@ class Proxy:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
             timeout = 120
+            # Head and content go apart, and would wait for each other.
+            disable_nagle_algorithm = True
 
             def log_message(self, *_: object) -> None: ...
 
@@ -186,6 +230,18 @@ class Proxy:
         """End it."""
         self.server.shutdown()
         self.server.server_close()
+
+
+def ready(host: str, seconds: float = 60) -> None:
+    """Wait until a registry answers: the port of a container takes calls before what is in it does."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            urllib.request.urlopen(f"http://{host}/v2/", timeout=5).close()
+            return
+        except OSError:
+            assert time.monotonic() < end, f"{host} does not answer"
+            time.sleep(0.05)
 
 
 def at(cell: Cell, repository: str) -> Cell:

@@ -12,6 +12,7 @@ from typing import Any
 
 from docker.errors import APIError
 from openai import OpenAI
+from requests import RequestException
 
 READY = 600.0
 """Seconds that a container may take until it answers: lavapipe compiles every shader on the CPU."""
@@ -93,7 +94,10 @@ class Server:
 
     def end(self, seconds: float = READY) -> int:
         """Wait for its end and give its exit code."""
-        return int(self.container.wait(timeout=seconds)["StatusCode"])
+        try:
+            return int(self.container.wait(timeout=seconds)["StatusCode"])
+        except RequestException:  # the engine says nothing until the container has ended
+            raise AssertionError(f"no end within {seconds:.0f} s:\n{self.logs()}") from None
 
     def stop(self, seconds: int = 30) -> int:
         """Stop it as `docker stop` does and give its exit code."""

@@ -112,14 +112,47 @@ def test_quadlet_is_taken_by_podmans_generator(project: Project, tmp_path: Path)
     assert not process.run(generator, env=environ, check=False).ok, "it takes anything"
 
 
-def test_example_beside_open_webui_is_understood(engine: Engine) -> None:
-    """Its other image cannot be had everywhere: compose reads the file whole, and both services are in it."""
-    done = process.run(
-        [str(tools.ensure("docker-compose")), "--file", str(WEB), "config", "--format", "json"],
-        env={**engine.env(), "MODEL": "/srv/model.gguf"},
-    )
-    services = json.loads(done.out)["services"]
-    assert set(services) == {"amdserve", "open-webui"}
-    url = services["open-webui"]["environment"]["OPENAI_API_BASE_URL"]
-    assert url == "http://amdserve:8080/v1"
-    assert services["open-webui"]["depends_on"]["amdserve"]["condition"] == "service_healthy"
+# In Open WebUI's place: asks for a chat where the example tells Open WebUI to ask, as it would.
+CLIENT = """
+import json, os, urllib.request
+url = os.environ["OPENAI_API_BASE_URL"] + "/chat/completions"
+body = {"model": "any", "max_tokens": 8, "messages": [{"role": "user", "content": "hello"}]}
+headers = {"Content-Type": "application/json", "Authorization": "Bearer " + os.environ["OPENAI_API_KEY"]}
+request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+print(json.load(urllib.request.urlopen(request, timeout=180))["usage"]["completion_tokens"])
+"""
+# What a machine without a GPU and without Open WebUI's image changes of the example, and nothing else.
+INSTEAD = """
+services:
+  amdserve:
+    devices: !reset []
+  open-webui:
+    image: ${{IMAGE}}
+    restart: !reset null
+    ports: !reset []
+    entrypoint: [/opt/amdserve/bin/python, -c, {client}]
+    healthcheck: {{disable: true}}
+"""
+
+
+def test_example_beside_open_webui_serves_it(
+    vulkan: str, engine: Engine, model_folder: Path, tmp_path: Path
+) -> None:
+    """Its other image cannot be had everywhere: a small client asks in its place, by the same words."""
+    instead = tmp_path / "instead.yaml"
+    # Compose reads `$` as the beginning of a variable.
+    instead.write_text(INSTEAD.format(client=json.dumps(CLIENT.replace("$", "$$"))))
+    environ = {**engine.env(), "IMAGE": vulkan, "MODEL": str(model_folder / "llama.gguf")}
+    compose = [str(tools.ensure("docker-compose")), "--project-name", f"amdserve-test-web-{os.getpid()}"]
+    compose += ["--file", str(WEB), "--file", str(instead)]
+    try:
+        done = process.run([*compose, "up", "--detach"], env=environ, timeout=READY, check=False)
+        logs = process.run([*compose, "logs"], env=environ).out
+        assert done.ok, done.err + logs
+        # It has begun only once the health check of the other held, and ends when it is answered.
+        process.run([*compose, "wait", "open-webui"], env=environ, timeout=300)
+        said = process.run([*compose, "logs", "--no-log-prefix", "open-webui"], env=environ).out
+        assert said.strip().isdigit(), said
+        assert int(said) > 0
+    finally:
+        process.run([*compose, "down", "--volumes", "--timeout", "20"], env=environ, timeout=300)

@@ -12,6 +12,7 @@ import pytest
 
 from amdserve.errors import PublishError
 from amdserve.image.engine import Engine
+from amdserve.image.index import CA_VARIABLES
 from amdserve.image.local import Images, LocalImage
 from amdserve.image.models import Cell, Request
 from amdserve.image.project import Project
@@ -19,16 +20,14 @@ from amdserve.image.publish import published, push, tools
 from amdserve.image.publish.backoff import Backoff
 from amdserve.image.publish.reference import parse
 from amdserve.image.publish.registry import Registry
-from amdserve.image.publish.sign import Signer
+from amdserve.image.publish.sign import TESTED, Signer
 from amdserve.image.publish.tags import LABEL
 
-from . import registries
+from . import registries, releasing
 from .images import Layer
 from .registries import Proxy, Server, at, toy
 
 EPOCH = 1_700_000_000
-# "secret", as a password file of a registry keeps it.
-SECRET = "$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a"
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +211,8 @@ def test_full_disk_of_the_registry_is_told_and_leaves_no_tag(
     try:
         container.reload()
         port = container.attrs["NetworkSettings"]["Ports"]["5000/tcp"][0]["HostPort"]
-        registry = opened(f"127.0.0.1:{port}", attempts=8)
+        registries.ready(f"127.0.0.1:{port}")
+        registry = opened(f"127.0.0.1:{port}")
         with pytest.raises(PublishError) as caught:
             send(registry, cell, image, engine, tmp_path / "pack")
         assert "is full" in caught.value.what, str(caught.value)
@@ -232,43 +232,31 @@ def test_full_disk_here_is_told_before_anything_is_written(
 
 
 def test_password_and_certificate(
-    cell: Cell,
-    image: LocalImage,
-    engine: Engine,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    cell: Cell, image: LocalImage, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    crt, key = registries.certificate(tmp_path)
-    (tmp_path / "htpasswd").write_text(f"me:{SECRET}\n")
-    server = Server(
-        tmp_path / "secured",
-        http={"tls": {"certificate": str(crt), "key": str(key)}},
-        auth={"htpasswd": {"realm": "here", "path": str(tmp_path / "htpasswd")}},
-    )
+    """What is refused is told; then a whole release: pushed, signed, pulled and tested, under its names."""
+    secured = registries.Secured(tmp_path, monkeypatch)
+    named = at(cell, f"{secured.host}/me/amdserve")
     try:
+        for name in CA_VARIABLES:
+            monkeypatch.delenv(name, raising=False)
         with pytest.raises(PublishError, match="the certificate of"):
-            send(opened(server.host), cell, image, engine, tmp_path / "pack")
-        for name in ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
-            monkeypatch.setenv(name, str(crt))
+            send(opened(secured.host), cell, image, engine, tmp_path / "pack")
+        secured.trusted()
         with pytest.raises(PublishError) as caught:
-            send(opened(server.host), cell, image, engine, tmp_path / "pack")
-        assert caught.value.fix == f"docker login {server.host}"
-
-        docker = tmp_path / "docker"
-        docker.mkdir()
-        monkeypatch.setenv("DOCKER_CONFIG", str(docker))
-        for password, may in (("wrong", False), ("secret", True)):
-            auths = {server.host: {"auth": registries.basic("me", password)}}
-            (docker / "config.json").write_text(json.dumps({"auths": auths}))
-            if may:
-                sent = send(opened(server.host), cell, image, engine, tmp_path / "pack")
-                assert sent.state == "pushed"
-            else:
-                with pytest.raises(PublishError, match="refuses"):
-                    send(opened(server.host), cell, image, engine, tmp_path / "pack")
-
+            send(opened(secured.host), cell, image, engine, tmp_path / "pack")
+        assert caught.value.fix == f"docker login {secured.host}"
+        secured.login("wrong")
+        with pytest.raises(PublishError, match="refuses"):
+            send(opened(secured.host), cell, image, engine, tmp_path / "pack")
+        secured.login("secret")
         signer = Signer(*registries.keys(tmp_path))
-        signer.sign(sent.reference)
-        assert signer.signed(sent.reference) == ""
+        (released,) = releasing.release(
+            releasing.write(tmp_path / "release.json", [named], signer, {cell.id: image.id})
+        )
+        assert {"push", "sign", "test", "aliases"} <= set(released.done)
+        assert signer.signed(released.reference) == ""
+        assert signer.statement(released.reference, TESTED)[0] is not None
+        assert {"vulkan", "latest"} <= set(opened(secured.host).tags())
     finally:
-        server.stop()
+        secured.server.stop()

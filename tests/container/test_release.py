@@ -8,7 +8,8 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,78 +121,87 @@ def test_release_leaves_signed_images_under_every_name(
     assert state(registry, signer) == found
 
 
-@pytest.mark.slow
-def test_release_killed_anywhere_comes_to_the_same_end(built: Built, server: Server, tmp_path: Path) -> None:
-    """Killed at ten of its requests to the registry: nothing unverified is ever under an alias."""
-    cells, images, signer = built
-    only: Built = (cells[:1], images, signer)
-    begun: list[subprocess.Popen[bytes]] = []
-    at_request = 0
-    total = 0
+class Killed:
+    """Releases into one repository, each of which may be killed at one of its requests to the registry."""
 
-    def watch(_method: str, _path: str, _number: int) -> bool:
-        nonlocal total
-        total += 1
-        if total == at_request:
-            registries.kill(begun[-1].pid)
+    def __init__(self, built: Built, server: Server, folder: Path, name: str) -> None:
+        cells, images, signer = built
+        self.name, self.signer, self.log = name, signer, folder / name / "log"
+        self.proxy = Proxy(server.port, self._watch)
+        self.registry = opened(server.host, name)
+        self.path = prepared((cells[:1], images, signer), self.proxy.host, folder / name, name)
+        self.total = self.at_request = 0
+        self.begun: subprocess.Popen[bytes] | None = None
+
+    def _watch(self, _method: str, _path: str, _number: int) -> bool:
+        self.total += 1
+        if self.total == self.at_request and self.begun:
+            registries.kill(self.begun.pid)
             return True
         return False
 
-    proxy = Proxy(server.port, watch)
-
-    def run(path: Path) -> int:
-        nonlocal total
-        total = 0
-        with (path.parent / "log").open("ab") as log:
-            begun.append(
-                process.spawn(
-                    [sys.executable, "-m", "tests.container.releasing", str(path)],
-                    cwd=releasing.ROOT,
-                    env={**os.environ, "PYTHONPATH": f"{releasing.ROOT}:{releasing.ROOT / 'tests'}"},
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
+    def run(self, at_request: int = 0) -> int:
+        """Release, and be killed at this request where one is named; give the exit code."""
+        self.total, self.at_request = 0, at_request
+        with self.log.open("ab") as log:
+            self.begun = process.spawn(
+                [sys.executable, "-m", "tests.container.releasing", str(self.path)],
+                cwd=releasing.ROOT,
+                env={**os.environ, "PYTHONPATH": f"{releasing.ROOT}:{releasing.ROOT / 'tests'}"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
-            return begun[-1].wait(300)
+        return self.begun.wait(300)
 
-    try:
-        # Undisturbed: where it ends, and how many requests it takes to get there.
-        whole = prepared(only, proxy.host, tmp_path / "whole", "whole")
-        assert run(whole) == 0, (whole.parent / "log").read_text()
-        requests = total
-        end = state(opened(server.host, "whole"), signer)
-        assert len(end) == 3, end
+    def state(self) -> dict[str, tuple[str, bool, list[str]]]:
+        return state(self.registry, self.signer)
 
-        points = sorted(random.Random(SEED).sample(range(2, requests + 1), POINTS))
-        print(f"killed at {points} of {requests} requests")
-        name = "killed"
-        path = prepared(only, proxy.host, tmp_path / name, name)
+    def end(self) -> dict[str, tuple[str, bool, list[str]]]:
+        """Release undisturbed; give where that ends."""
+        assert self.run() == 0, self.log.read_text()
+        return self.state()
+
+    def only_verified(self, end: Mapping[str, tuple[str, bool, list[str]]], why: str) -> None:
+        """See that nothing is under an alias but what a signed statement says was tested."""
+        for tag in {"vulkan", "latest"}.intersection(self.registry.tags()):
+            now = self.registry.manifest(tag)
+            assert now
+            assert now.digest == end[tag][0], f"{tag} {why}"
+            image = self.registry.reference.at(digest=now.digest)
+            assert self.signer.statement(image, sign.TESTED)[0] is not None, f"{tag} {why}"
+
+
+def test_release_killed_anywhere_comes_to_the_same_end(built: Built, server: Server, tmp_path: Path) -> None:
+    """Killed at ten of its requests to the registry: nothing unverified is ever under an alias."""
+    whole = Killed(built, server, tmp_path, "whole")
+    end = whole.end()
+    whole.proxy.stop()
+    requests = whole.total
+    assert len(end) == 3, end
+
+    points = sorted(random.Random(SEED).sample(range(2, requests + 1), POINTS))
+    print(f"killed at {points} of {requests} requests")
+
+    def pair(number: int) -> int:
+        """Stop one release twice, each time further on, then let it end; give how often it was stopped."""
+        one = Killed(built, server, tmp_path, f"killed-{number}")
         unfinished = 0
-        for number, point in enumerate(points):
-            # Every second point has a new repository; the others go on where the one before was stopped.
-            if number % 2 == 0:
-                name = f"killed-{number}"
-                path = prepared(only, proxy.host, tmp_path / name, name)
-            at_request = point
-            code = run(path)
-            at_request = 0
-            unfinished += code != 0
-            registry = opened(server.host, name)
-            for tag in {"vulkan", "latest"}.intersection(registry.tags()):
-                now = registry.manifest(tag)
-                assert now
-                assert now.digest == end[tag][0], f"{tag} after {point} of {requests} requests"
-                tested = signer.statement(registry.reference.at(digest=now.digest), sign.TESTED)[0]
-                assert tested is not None, f"{tag} after {point} of {requests} requests"
-            if number % 2:
-                assert run(path) == 0, (path.parent / "log").read_text()
-                assert state(registry, signer) == end, f"after {point} of {requests}"
-                assert list((path.parent / "pack").iterdir()) == []
-        assert unfinished >= POINTS // 2, "most points lie before the end"
-    finally:
-        proxy.stop()
+        try:
+            for point in points[number : number + 2]:
+                unfinished += one.run(point) != 0
+                one.only_verified(end, f"after {point} of {requests} requests")
+            assert one.end() == end, f"after {points[number : number + 2]} of {requests}"
+        finally:
+            one.proxy.stop()
+        assert list((one.path.parent / "pack").iterdir()) == []
+        return unfinished
+
+    # Each pair has a repository of its own, so they need not wait for each other.
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        unfinished = sum(pool.map(pair, range(0, POINTS, 2)))
+    assert unfinished >= POINTS // 2, "most points lie before the end"
 
 
 def test_alias_does_not_move_to_what_was_not_tested(

@@ -60,10 +60,9 @@ def unit_checks(arguments: Sequence[str] = ()) -> list[Check]:
     return [Check("unit tests", (sys.executable, "-m", "pytest", "tests/unit", *arguments))]
 
 
-def container_checks(*, slow: bool = False) -> list[Check]:
-    """Give the tests against real images in a real engine; those of minutes only where asked for."""
-    words = (sys.executable, "-m", "pytest", "tests/container", "--durations=10")
-    return [Check("container tests", words if slow else (*words, "-m", "not slow"))]
+def container_checks() -> list[Check]:
+    """Give the tests against real images in a real engine."""
+    return [Check("container tests", (sys.executable, "-m", "pytest", "tests/container", "--durations=10"))]
 
 
 def template_checks(project: Project, folder: Path) -> list[Check]:
@@ -162,7 +161,7 @@ def vllm_checks() -> list[Check]:
     return [Check("vLLM tests", (sys.executable, "-m", "pytest", "tests/vllm"))]
 
 
-def test(project: Project, *, gfx: tuple[str, ...], unit: bool, only: str, vllm: bool, slow: bool) -> None:
+def test(project: Project, *, gfx: tuple[str, ...], unit: bool, only: str, vllm: bool) -> None:
     """Run lint, types and unit tests; then build the images for `gfx` and test them in a real engine.
 
     The image with vLLM is left out: its packages come from indexes that not everybody reaches, and are large.
@@ -172,7 +171,6 @@ def test(project: Project, *, gfx: tuple[str, ...], unit: bool, only: str, vllm:
         gfx: the target that the container tests use.
         unit: stop before an engine is needed.
         only: words for pytest; then nothing else is run, and nothing is built.
-        slow: also the container tests that take minutes each.
         vllm: nothing but the tests with a real vLLM, which fetch it where it is not there.
 
     Raises:
@@ -192,4 +190,4 @@ def test(project: Project, *, gfx: tuple[str, ...], unit: bool, only: str, vllm:
     images = tuple(name for name, one in project.catalog.images.items() if BACKEND not in one.backends)
     request = project.complete(Request(images=images, gfx=gfx))
     show.say(report.table(build.build(project, request, build.Options())))
-    run(container_checks(slow=slow), project.root)
+    run(container_checks(), project.root)

@@ -81,7 +81,7 @@ def test_test_runs_lint_types_and_units_first(monkeypatch: pytest.MonkeyPatch, u
     monkeypatch.setattr(house, "run", note)
     # Where these fail, nothing is built.
     with pytest.raises(ProcessError):
-        house.test(Project(ROOT), gfx=("gfx1151",), unit=unit, only="", vllm=False, slow=False)
+        house.test(Project(ROOT), gfx=("gfx1151",), unit=unit, only="", vllm=False)
     assert ran[:3] == ["ruff check", "ruff format", "mypy"]
     assert ran[-1] == "unit tests"
     assert "container tests" not in ran
@@ -90,6 +90,6 @@ def test_test_runs_lint_types_and_units_first(monkeypatch: pytest.MonkeyPatch, u
 def test_only_runs_what_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[Check] = []
     monkeypatch.setattr(house, "run", lambda checks, _root: ran.extend(checks))
-    house.test(Project(ROOT), gfx=(), unit=False, only="tests/unit -k 'a or b'", vllm=False, slow=False)
+    house.test(Project(ROOT), gfx=(), unit=False, only="tests/unit -k 'a or b'", vllm=False)
     (check,) = ran
     assert check.argv[1:] == ("-m", "pytest", "tests/unit", "-k", "a or b")

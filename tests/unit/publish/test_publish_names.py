@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from amdserve.errors import UsageError
+from amdserve.errors import PublishError, UsageError
 from amdserve.image.models import Cell, Request
 from amdserve.image.plan import every_gfx
 from amdserve.image.project import Project
-from amdserve.image.publish import compare, layers, release, tags
+from amdserve.image.publish import compare, layers, release, tags, tools
 from amdserve.image.publish.reference import Reference, names_registry, parse
 from amdserve.image.publish.sign import Signer
 
@@ -144,3 +144,11 @@ def test_somebody_must_sign(tmp_path: Path) -> None:
             signer.check()
     Signer(identity="^https://github.com/").check()
     Signer(key="awskms:///alias/amdserve").check()
+
+
+def test_without_cosign_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build takes hours: what signs it must be known to be there before."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(tools, "prefix", lambda: tmp_path / "tools")
+    with pytest.raises(PublishError, match="cosign is not installed"):
+        Signer(identity="^https://github.com/").complete(tmp_path)

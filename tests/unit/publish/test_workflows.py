@@ -25,6 +25,7 @@ FILES = sorted(FOLDER.glob("*.yml"))
 # What a step may run: a task, the test command, and what tells GitHub's own machine who and where.
 MAY_RUN = re.compile(
     r"^(?:\./inv [^;&|]+|\.ci/run|docker login [^;&|]+|docker buildx create [^;&|]+"
+    r"|sudo apt-get update sudo apt-get install --yes debian-archive-keyring"
     r"|cat build/release-notes\.md >> \"\$GITHUB_STEP_SUMMARY\")$"
 )
 
@@ -92,6 +93,16 @@ def test_pull_requests_from_forks_need_no_secret_and_get_no_right_to_write() -> 
     assert yaml.safe_load(text)["permissions"] == {}
     for job in jobs(FOLDER / "ci.yml").values():
         assert job["permissions"] == {"contents": "read"}
+
+
+def test_what_signs_and_tests_can_be_fetched_where_it_is_needed() -> None:
+    """cosign and the registry of the tests come from Debian, whose keys Ubuntu does not have by itself."""
+    for path in FILES:
+        for name, job in jobs(path).items():
+            runs = [step.get("run", "") for step in job["steps"]]
+            needed = [at for at, run in enumerate(runs) if run.startswith(("./inv release", ".ci/run"))]
+            had = [at for at, run in enumerate(runs) if "install --yes debian-archive-keyring" in run]
+            assert not needed or (had and had[0] < needed[0]), f"{path.stem}: {name}"
 
 
 def test_names_move_only_after_every_cell() -> None:

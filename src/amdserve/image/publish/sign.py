@@ -82,9 +82,10 @@ class Signer:
 
         Raises:
             UsageError: nobody is named who signs, or a key's file is missing.
-            PublishError: the private key cannot be opened.
+            PublishError: cosign cannot be had, or the private key cannot be opened.
         """
         self.check()
+        tools.ensure("cosign")
         if self.public or not self.key:
             return self
         done = self._cosign("public-key", "--key", self.key)

@@ -52,12 +52,13 @@ def ensure(name: str) -> Path:
     if found := find(name):
         return found
     package, inside = PACKAGES[name]
-    if not shutil.which("apt-get") or not packages.KEYRING.exists():
+    if not shutil.which("apt-get"):
         raise PublishError(
             f"{name} is not installed",
-            cause="and it can be fetched only where apt and Debian's archive keyring are",
+            cause="it can be fetched only where apt is",
             fix=f"install {name}, so that it is on PATH",
         )
+    _keyring(name)
     folder = prefix()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
@@ -72,3 +73,16 @@ def ensure(name: str) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             (Path(work) / "tree" / inside).rename(target)
     return target
+
+
+def _keyring(name: str) -> None:
+    """Have the keys that Debian's packages are checked with; Ubuntu has them in a package of its own."""
+    if packages.KEYRING.exists():
+        return
+    if os.geteuid() != 0:
+        raise PublishError(
+            f"{name} is not installed, and cannot be fetched",
+            cause=f"{packages.KEYRING} is missing: Debian's packages are checked with it",
+            fix="sudo apt-get install debian-archive-keyring",
+        )
+    packages.install(("debian-archive-keyring",), show.say)

@@ -62,25 +62,42 @@ class Transport:
         self._who = who
         self._tokens: dict[str, str] = {}
         self._session = requests.Session()
-        bundle = index.ca_bundle()
-        self._session.verify = str(bundle) if bundle else True
+        self._trust = str(index.ca_bundle() or "") or True
         self._base = ""
 
     @property
     def base(self) -> str:
-        """The registry's address: https, or http where the registry is on this machine and speaks no TLS."""
+        """The registry's address: https, or http where the registry is on this machine and speaks no TLS.
+
+        Raises:
+            requests.RequestException: it is on this machine and says neither yet.
+        """
         if not self._base:
-            plain = self.reference.loopback and self._speaks_plain()
-            self._base = f"{'http' if plain else 'https'}://{self.reference.api}"
+            tls = not self.reference.loopback or self._speaks_tls()
+            self._base = f"{'https' if tls else 'http'}://{self.reference.api}"
         return self._base
 
-    def _speaks_plain(self) -> bool:
-        """Tell whether plain HTTP is understood; a server that wants TLS refuses it with 400 or hangs up."""
+    def _speaks_tls(self) -> bool:
+        """Tell whether a registry on this machine wants TLS: by its own word, for it may still be starting.
+
+        A server that wants TLS refuses plain HTTP with 400 or hangs up. So does the port of a container that
+        is not up yet: only an answer to TLS tells the two apart.
+        """
         try:
-            answer = self._session.get(f"http://{self.reference.api}/v2/", timeout=PROBE)
+            if self._request("GET", f"http://{self.reference.api}/v2/", timeout=PROBE).status_code != 400:
+                return False
         except requests.RequestException:
-            return False
-        return answer.status_code in (200, 401, 404)
+            pass
+        try:
+            self._request("GET", f"https://{self.reference.api}/v2/", timeout=PROBE)
+        except requests.exceptions.SSLError as reason:
+            if not is_certificate(reason):
+                raise
+        return True
+
+    def _request(self, method: str, url: str, **options: Any) -> requests.Response:
+        # Named each time: requests lets variables of its own go before what a session trusts.
+        return self._session.request(method, url, verify=self._trust, **{"timeout": TIMEOUT, **options})
 
     def once(self, method: str, url: str, **options: Any) -> requests.Response:
         """Send one request, with an answer to the registry's question who asks; no repetition."""
@@ -89,13 +106,13 @@ class Transport:
         scope = self._scope(method)
         if token := self._tokens.get(scope):
             headers["Authorization"] = token
-        answer = self._session.request(method, url, headers=headers, timeout=TIMEOUT, **options)
+        answer = self._request(method, url, headers=headers, **options)
         if answer.status_code == 401 and (granted := self._grant(answer, scope)):
             self._tokens[scope] = headers["Authorization"] = granted
             answer.close()
             if (body := options.get("data")) is not None and not isinstance(body, bytes):
                 body.seek(0)
-            answer = self._session.request(method, url, headers=headers, timeout=TIMEOUT, **options)
+            answer = self._request(method, url, headers=headers, **options)
         return answer
 
     def send(self, method: str, url: str, *, expect: Iterable[int], **options: Any) -> requests.Response:
@@ -181,7 +198,7 @@ class Transport:
         asked: Mapping[str, str] = dict(_CHALLENGE.findall(rest))
         query = {"scope": scope, **({"service": asked["service"]} if "service" in asked else {})}
         who = (self._who.user, self._who.password) if self._who else None
-        given = self._session.get(asked.get("realm", ""), params=query, auth=who, timeout=TIMEOUT)
+        given = self._request("GET", asked.get("realm", ""), params=query, auth=who)
         if not given.ok:
             return None
         token = given.json().get("token") or given.json().get("access_token")
