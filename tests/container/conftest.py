@@ -118,13 +118,13 @@ def broken_gpu(tmp_path: Path) -> Broken:
 
 
 @pytest.fixture(scope="session")
-def lavapipe(tmp_path_factory: pytest.TempPathFactory, engine: Engine, llama: str) -> Lavapipe:
+def lavapipe(tmp_path_factory: pytest.TempPathFactory, engine: Engine, vulkan: str) -> Lavapipe:
     """A Vulkan device that computes; what it has compiled is kept from run to run, whatever the checkout."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "amdserve-test" / "shaders"
     cache.mkdir(parents=True, exist_ok=True)
     cache.chmod(0o1777)
     driver = tmp_path_factory.mktemp("lavapipe")
-    exported(engine, llama, LAVAPIPE_STAGE, driver)
+    exported(engine, vulkan, LAVAPIPE_STAGE, driver)
     driver.chmod(0o755)
     return Lavapipe(driver, cache)
 

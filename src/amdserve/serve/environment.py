@@ -26,7 +26,7 @@ def vulkan_driver(image: Image, machine: Machine, vendor: str | None) -> str | N
 
 
 def rocm_environment(image: Image, gpu: GPU | None, environ: Mapping[str, str]) -> dict[str, str]:
-    """Give what ROCm needs: where it lies, and the one GPU it shall see, unless the user has said which it may."""
+    """Give what ROCm needs: where it lies, and the one GPU it shall see, unless the user said which."""
     env: dict[str, str] = {}
     if image.rocm_prefix:
         env["ROCM_PATH"] = env["HIP_PATH"] = image.rocm_prefix

@@ -78,7 +78,7 @@ def environment(job: Job, gpus: Sequence[GPU]) -> dict[str, str]:
     if prefix:
         env["ROCM_PATH"] = env["HIP_PATH"] = str(prefix)
     if not any(given.get(name) for name in VISIBLE):
-        # ROCR hides all others; what it leaves is counted from 0. vLLM stops where HIP's list and CUDA's differ.
+        # ROCR hides all others; what it leaves counts from 0. vLLM stops where HIP's list and CUDA's differ.
         env["ROCR_VISIBLE_DEVICES"] = ",".join(gpu.unique_id or str(gpu.index) for gpu in gpus)
         env["HIP_VISIBLE_DEVICES"] = env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(len(gpus))))
     if given.get("HSA_OVERRIDE_GFX_VERSION"):
