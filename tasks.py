@@ -14,7 +14,7 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 
 from amdserve import process
-from amdserve.errors import AmdserveError, UsageError
+from amdserve.errors import AmdserveError
 from amdserve.image import show
 from amdserve.image.asked import Asked, asks
 
@@ -84,6 +84,8 @@ def detect(_c: Context, json: bool = False) -> None:
         "from": "say what a published or built image was made from, and what would differ today",
         "matrix": "print `cells=` and the cells as one line of JSON, as a workflow takes it",
         "layers": "say which layers all targets share, and what another target costs",
+        "size": "say what makes a built or pulled image large: the ten largest things in it",
+        "against": "with --size: the image to compare it with, such as the last release",
         "json": JSON,
     }
 )
@@ -95,12 +97,21 @@ def plan(
     *,
     from_: str = "",
     layers: bool = False,
+    size: str = "",
+    against: str = "",
     matrix: bool = False,
     json: bool = False,
 ) -> None:
     """Say what would be built: cells with tags, labels and hash. Without arguments the whole matrix."""
     from amdserve.image import report
 
+    if size:
+        from amdserve.image import engine as engines
+        from amdserve.image import sizes
+
+        measured = sizes.compare(engines.ensure(say=show.say), size, against)
+        show.answer(measured.to_dict()) if json else print(measured)
+        return
     project = asked.project(ROOT)
     if from_:
         from amdserve.image.publish import compare
@@ -305,7 +316,6 @@ def engine(_c: Context, stop: bool = False, dry: bool = False, json: bool = Fals
         "only": "words for pytest, as one: --only 'tests/unit/image -k plan'",
         "gfx": "the target whose image the container tests use",
         "vllm": "only the slow tests with a real vLLM, for the CPU; it is fetched once",
-        "slow": "also the container tests that take minutes each",
     }
 )
 @told
@@ -315,13 +325,12 @@ def test(
     only: str = "",
     gfx: str = "gfx1151",
     vllm: bool = False,
-    slow: bool = False,
 ) -> None:
     """Run lint, types and unit tests, then build the images and test them in a real engine."""
     from amdserve.image import house
     from amdserve.image.project import Project
 
-    house.test(Project(ROOT), gfx=_words(gfx), unit=unit, only=only, vllm=vllm, slow=slow)
+    house.test(Project(ROOT), gfx=_words(gfx), unit=unit, only=only, vllm=vllm)
 
 
 @task
@@ -369,11 +378,66 @@ def lock(
     show.answer({"changed": changed}) if json else print("\n".join(changed) or "nothing changed")
 
 
-@task
+@task(
+    help={
+        "model": "a GGUF file (the first of several) on this host",
+        "image": "a name of the catalogue, or any reference",
+        "gfx": GFX + HERE,
+        "prompts": "lengths of the prompts in tokens, comma-separated (512,2048)",
+        "generate": "tokens to generate, comma-separated (128); 0: none",
+        "depths": "tokens of context before each test, comma-separated (0,4096)",
+        "flash-attn": "flash attention: off, on or both (off,on)",
+        "ubatch": "micro-batches in tokens, comma-separated (512,2048)",
+        "repeat": "times each test is run (3)",
+        "budget": "seconds for all of it (900)",
+        "backend": "only these, comma-separated: llama-server-vulkan, llama-server-rocm, llama-cpp-python",
+        "save": "serve this model so from now on, with `./inv run` too",
+        "name": "the folder under build/bench for the result",
+        "compare": "measure nothing: compare two results (folders or files), with a comma between them",
+        "dry": DRY,
+        "json": JSON,
+    }
+)
 @told
-def bench(_c: Context) -> None:
-    """Measure the backends on this host's GPU (not there yet)."""
-    raise _not_yet("bench", "llama-bench-vulkan and llama-bench-rocm in the image measure one backend each")
+def bench(
+    _c: Context,
+    model: str = "",
+    image: str = "llama",
+    gfx: str = "",
+    prompts: str = "",
+    generate: str = "",
+    depths: str = "",
+    flash_attn: str = "",
+    ubatch: str = "",
+    repeat: str = "",
+    budget: str = "",
+    backend: str = "",
+    save: bool = False,
+    name: str = "",
+    compare: str = "",
+    dry: bool = False,
+    json: bool = False,
+) -> None:
+    """Measure each backend with a model on this host's GPU, and choose; or compare two results."""
+    from amdserve.image.bench import command, launch
+
+    if compare:
+        command.compare(compare, as_json=json)
+        return
+    more = {"prompts": prompts, "generate": generate, "depths": depths, "flash-attn": flash_attn}
+    more |= {"ubatch": ubatch, "repeat": repeat, "budget": budget, "backend": backend}
+    launch.check(model)
+    from amdserve.image import engine as engines
+    from amdserve.image.local import Images
+    from amdserve.image.project import Project
+
+    found = engines.ensure(say=show.say)
+    known = tuple(Project(ROOT).catalog.images)
+    more["save"] = "yes" if save else ""
+    started = launch.prepare(Images(found), known, model, image=image, gfx=_words(gfx), more=more)
+    code = command.measure(started, found, ROOT, name, as_json=json, dry=dry)
+    if code:
+        raise Exit(code=code)
 
 
 @task(help={**WHAT, "dry": DRY, "json": JSON})
@@ -502,10 +566,6 @@ def deploy(
     )
     text = deploying.render(wanted, format, project.renderer)
     show.answer({"format": format, "image": wanted.image, "text": text}) if json else print(text, end="")
-
-
-def _not_yet(name: str, instead: str) -> UsageError:
-    return UsageError(f"`invoke {name}` is not there yet", cause="this version does not have it", fix=instead)
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -68,6 +68,8 @@ def number(chance: random.Random, data: bytearray) -> None:
 
 def counts(chance: random.Random, data: bytearray) -> None:
     """Claim other numbers of tensors and keys."""
+    if len(data) < 24:
+        return
     struct.pack_into("<QQ", data, 8, *(chance.choice((*EDGES, chance.randrange(200))) for _ in range(2)))
 
 

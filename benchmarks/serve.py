@@ -27,6 +27,8 @@ from serve_bed import CPU, VULKAN, Bed  # noqa: E402
 from amdserve.image import engine as engines  # noqa: E402
 
 NEXT_MS, RSS_MB, IDLE_SHARE = 200.0, 25.0, 0.005
+# It is not in the way of answers: what lies between the two is the noise of two runs.
+SLOWER = 1.25
 IDLE_SECONDS = 20.0
 REQUESTS = 200
 
@@ -135,6 +137,7 @@ def main() -> int:
         max(result["crash_start_ms"], result["crash_serving_ms"]) <= NEXT_MS
         and result["rss_mb"] <= RSS_MB
         and result["idle_share"] <= IDLE_SHARE
+        and result["answer_ms"] <= SLOWER * result["bare_answer_ms"]
     )
     if options.json:
         print(json.dumps({**result, "ok": ok}))
@@ -147,7 +150,8 @@ def main() -> int:
     print(f"supervisor, idle                {result['idle_share']:>8.2%} of a CPU, limit {IDLE_SHARE:.1%}")
     bare = result["bare_answer_ms"]
     print(
-        f"one token through it            {result['answer_ms']:>8.2f} ms; from the bare server {bare:.2f} ms"
+        f"one token through it            {result['answer_ms']:>8.2f} ms; bare server {bare:.2f} ms, "
+        f"limit {SLOWER} times that"
     )
     return 0 if ok else 1
 

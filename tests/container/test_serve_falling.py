@@ -58,7 +58,7 @@ def fell_from_vulkan(server: Server, cls: str) -> dict[str, Any]:
 
 def ended(server: Server, code: int, cls: str) -> str:
     """Wait for the end; give what was said."""
-    assert server.end() == code, server.logs()
+    assert server.end(120) == code, server.logs()
     said = server.logs()
     assert f"{VULKAN} failed after" in said or cls == "port"
     assert f": {cls}: " in said or cls == "port"

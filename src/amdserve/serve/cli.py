@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from amdserve import __version__
 from amdserve.errors import AmdserveError, UsageError
+from amdserve.serve.bench import options as bench_options
 from amdserve.serve.options import OPTIONS
 
 
@@ -62,12 +63,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands.add_parser("health", help="exit 0 only if the backend answers")
     commands.add_parser("doctor", help="what is wrong, and the fix", add_help=False)
-    bench = commands.add_parser("bench", help="measure each backend with a model")
-    bench.add_argument("model_path", metavar="MODEL", help="GGUF file")
-    bench.add_argument("--json", action="store_true", help="print one JSON document")
-    bench.add_argument(
-        "--remember", action="store_true", help="start this model with the fastest from now on"
-    )
+    bench_options.add_to(commands.add_parser("bench", help="measure each backend with a model, and choose"))
     return top
 
 
@@ -197,10 +193,10 @@ def selftest(options: dict[str, Any], _: tuple[str, ...]) -> int:
 
 
 def bench(options: dict[str, Any], _: tuple[str, ...]) -> int:
-    """Measure each backend."""
-    from amdserve.serve import bench as module  # noqa: PLC0415
+    """Measure each backend, or compare two measurements."""
+    from amdserve.serve.bench import command  # noqa: PLC0415
 
-    return module.run(options["model_path"], as_json=options["json"], remember=options["remember"])
+    return command.run(options)
 
 
 COMMANDS = {

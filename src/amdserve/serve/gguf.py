@@ -30,6 +30,8 @@ MOST_DIMENSIONS = 4
 NAME_BYTES = 64  # llama.cpp refuses a tensor name of 64 bytes or more
 KEEP_STRING = 512
 KEEP_ARRAY = 4096
+# What the names and values of all keys may take in memory: a hundred times what a real file's do.
+MOST_KEPT = 16 << 20
 CHUNK = 1 << 20
 
 WATCHED = frozenset({"token_embd.weight", "cls.weight", "cls.output.weight", "cls.bias"})
@@ -70,6 +72,7 @@ class _Reader:
         self.buffer = b""
         self.start = 0  # where in the file the buffer begins
         self.at = 0  # where in the buffer reading goes on
+        self.kept = 0  # bytes of memory, at most, that names and values of keys take
 
     def header(self) -> Header:
         head = Header(self.path, file_bytes=self.size)
@@ -145,6 +148,12 @@ class _Reader:
             raise self.damaged(f"key {name!r} has the unknown type {kind}")
         if value is not None:
             head.values[name] = value
+        # A sign takes 4 bytes at most, a number in a tuple 40.
+        self.kept += 200 + 4 * len(name)
+        self.kept += 4 * len(value) if isinstance(value, str) else 0
+        self.kept += 40 * len(value) if isinstance(value, tuple) else 0
+        if self.kept > MOST_KEPT:
+            raise self.damaged("its keys hold more than those of any model")
 
     def _array(self, head: Header, name: str) -> Value | None:
         kind, count = self.unpack("I", 4), self.unpack("Q", 8)

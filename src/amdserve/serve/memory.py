@@ -1,4 +1,4 @@
-"""What is remembered from one start to the next: which backend failed here, and which was proven.
+"""What is remembered from one start to the next: which backend failed, was proven, was measured here.
 
 One small file in the folder for state. Several containers may share it, and any of them may die while it
 writes: so it is locked while it is changed, replaced in one step, and a damaged one counts as empty.
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from amdserve.serve.classify import Failure
-from amdserve.serve.state import read_object, write_atomically
+from amdserve.serve.state import candidates, read_object, write_atomically
 
 FILE, LOCK = "memory.json", "memory.lock"
 # Failures that would come again; a missing device or a taken port may be gone by the next start.
@@ -78,14 +78,13 @@ class Memory:
         """Remember that the backend gave the reference's answer, and how far off it was."""
         self._change("proofs", self.proof, backend, {**self._entry(PROVEN), "ok": True, "off": round(off, 6)})
 
-    def prefer(self, backend: str) -> None:
-        """Remember that this backend is the fastest with this model here."""
-        self._change("best", self.about, "backend", {**self._entry(PROVEN), "name": backend})
+    def keep_bench(self, data: Mapping[str, Any]) -> None:
+        """Remember what `amdserve bench` has measured with this model here."""
+        self._change("bench", self.about, "result", {**data, **self._entry(PROVEN)})
 
-    def best(self) -> str | None:
-        """Give the backend that was the fastest, or None."""
-        name = self._part(self._read(), "best", self.about).get("backend", {}).get("name")
-        return name if isinstance(name, str) else None
+    def bench(self) -> dict[str, Any] | None:
+        """Give what `amdserve bench` has measured with this model here, or None."""
+        return self._part(self._read(), "bench", self.about).get("result")
 
     def _entry(self, lasts: float) -> dict[str, Any]:
         return {"at": self.clock(), "until": self.clock() + lasts}
@@ -124,12 +123,17 @@ class Memory:
 
     def _pruned(self, data: Mapping[str, Any]) -> dict[str, Any]:
         kept: dict[str, Any] = {"schema": 1}
-        for kind in ("failures", "proofs", "best"):
+        for kind in ("failures", "proofs", "bench"):
             table = data.get(kind)
             names = list(table) if isinstance(table, dict) else []
             parts = {name: self._part(data, kind, name) for name in names[-MOST_ENTRIES:]}
             kept[kind] = {name: part for name, part in parts.items() if part}
         return kept
+
+
+def find(environ: Mapping[str, str]) -> Path | None:
+    """Give the folder that has a memory, for who only reads: nothing is made."""
+    return next((place for place in candidates(environ) if (place / FILE).is_file()), None)
 
 
 def forget(place: Path | None) -> None:
@@ -159,9 +163,8 @@ def _locked(place: Path) -> Iterator[None]:
 
 
 def order(
-    entries: Sequence[Mapping[str, Any]], failures: Mapping[str, Mapping[str, Any]], best: str | None = None
+    entries: Sequence[Mapping[str, Any]], failures: Mapping[str, Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
-    """Put the fastest first, and those whose backend failed before after all others; nothing is left out."""
-    entries = sorted(entries, key=lambda entry: entry["backend"] != best)
+    """Put the entries whose backend failed before after all others; nothing is left out."""
     good = [entry for entry in entries if entry["backend"] not in failures]
     return good + [entry for entry in entries if entry["backend"] in failures]

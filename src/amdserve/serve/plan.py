@@ -13,6 +13,7 @@ from amdserve.errors import ModelError, NoGPUError, UsageError
 from amdserve.gpu.catalogue import lookup
 from amdserve.gpu.models import GPU, GPUDetectionResult
 from amdserve.serve import commands, vllm, vllm_plan
+from amdserve.serve import measured as measuring
 from amdserve.serve.environment import vulkan_driver
 from amdserve.serve.fit import Fit, estimate
 from amdserve.serve.image import Backend
@@ -80,6 +81,7 @@ class _Maker:
     gpu_reason: str
     detection: GPUDetectionResult
     usable: int = 0
+    measured: measuring.Measured | None = None
     entries: list[Entry] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
@@ -179,7 +181,8 @@ class _Maker:
     def cpu_python(self, backend: Backend) -> Entry:
         if self.job.request.require_gpu:
             raise Refused("it computes on the CPU, and a GPU is required")
-        command = commands.llama_cpp_python(self.job, backend)
+        job = measuring.apply(self.measured, self.job, backend.name)
+        command = commands.llama_cpp_python(job, backend)
         reason = "it was asked for" if self.forced else "last choice: the CPU, which always works"
         return Entry(CPU, reason, command, "cpu", "/health")
 
@@ -194,7 +197,7 @@ class _Maker:
 
     def _llama(self, backend: Backend, device: Device) -> Command:
         gpu = self.gpu if device == "gpu" else None
-        return llama_server(self.job, backend, device, gpu)
+        return llama_server(measuring.apply(self.measured, self.job, backend.name), backend, device, gpu)
 
     def _hints(self) -> tuple[str, ...]:
         if self.gpu is None:
@@ -202,7 +205,13 @@ class _Maker:
         return tuple(word for word in (self.gpu.gfx, self.gpu.name) if word)
 
 
-def make(job: Job, detection: GPUDetectionResult, choice: tuple[GPU | None, str], usable: int = 0) -> Plan:
+def make(
+    job: Job,
+    detection: GPUDetectionResult,
+    choice: tuple[GPU | None, str],
+    usable: int = 0,
+    measured: measuring.Measured | None = None,
+) -> Plan:
     """Make the plan.
 
     Args:
@@ -210,6 +219,7 @@ def make(job: Job, detection: GPUDetectionResult, choice: tuple[GPU | None, str]
         detection: every GPU here.
         choice: the GPU to use, or None, and why.
         usable: bytes of memory on the chosen device; 0 for not known.
+        measured: what `amdserve bench --save` found here, or None.
 
     Raises:
         UsageError: the backend asked for cannot serve this request.
@@ -217,7 +227,7 @@ def make(job: Job, detection: GPUDetectionResult, choice: tuple[GPU | None, str]
         NoGPUError: a GPU is required, and there is none.
     """
     gpu, gpu_reason = choice
-    maker = _Maker(job, gpu, gpu_reason, detection, usable)
+    maker = _Maker(job, gpu, gpu_reason, detection, usable, measured)
     if job.model.format == "huggingface":
         maker.consider(VLLM, maker.vllm)
         for name in (VULKAN, ROCM, CPU):
@@ -227,6 +237,8 @@ def make(job: Job, detection: GPUDetectionResult, choice: tuple[GPU | None, str]
         maker.skip(VLLM, "GGUF files are llama.cpp's")
     if not maker.entries:
         raise _nothing(maker, detection)
+    if measured is not None:
+        maker.entries = measuring.arrange(measured, job, maker.entries)
     on_gpu = maker.entries[0].device == "gpu"
     where = gpu.name if gpu and on_gpu else "this machine"
     fit = estimate(job.request, job.model, maker.usable if gpu and on_gpu else job.machine.ram_bytes, where)

@@ -38,7 +38,7 @@ def plan(order: dict[str, Any], log: Log) -> dict[str, Any]:
     place = Path(order["state_dir"]) if order["state_dir"] else None
     if order["forget"]:
         memory.forget(place)
-    planned = planning.make_plan(request, os.environ)
+    planned = planning.make_plan(request, os.environ, place if options.remember else None)
     for text in planning.describe(planned):
         log.say(text)
     return {**planning.spec(planned, options, place, os.environ), "keep_fds": order["keep_fds"]}

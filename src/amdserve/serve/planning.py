@@ -14,7 +14,7 @@ from amdserve.gpu.models import GPU, GPUDetectionResult
 from amdserve.gpu.select import choose, usable_bytes
 from amdserve.gpu.sysroot import Sysroot
 from amdserve.serve import image as images
-from amdserve.serve import machine, memory, model, plan
+from amdserve.serve import machine, measured, memory, model, plan
 from amdserve.serve.line import Job
 from amdserve.serve.llama import reference_command
 from amdserve.serve.options import OPTIONS
@@ -25,15 +25,21 @@ from amdserve.serve.sources import Merged
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A job, what was found, and the plan made for it."""
+    """A job, what was found, the plan made for it, and the saved measurement it follows, if any."""
 
     job: Job
     detection: GPUDetectionResult
     plan: plan.Plan
+    measured: measured.Measured | None = None
 
 
-def make_plan(request: ModelLoadRequest, environ: Mapping[str, str]) -> Planned:
+def make_plan(request: ModelLoadRequest, environ: Mapping[str, str], place: Path | None = None) -> Planned:
     """Look at image, model and machine, and plan.
+
+    Args:
+        request: what is asked for.
+        environ: the environment.
+        place: the folder where a measurement may be saved; None uses none.
 
     Raises:
         AmdserveError: one of them does not allow it.
@@ -56,7 +62,23 @@ def make_plan(request: ModelLoadRequest, environ: Mapping[str, str]) -> Planned:
     facts = machine.look(environ)
     usable = usable_bytes(choice.gpu, sysroot) if choice.gpu else 0
     job = Job(request, found, image, facts)
-    return Planned(job, detection, plan.make(job, detection, (choice.gpu, choice.reason), usable))
+    saved = _saved(job, choice.gpu, place)
+    return Planned(
+        job, detection, plan.make(job, detection, (choice.gpu, choice.reason), usable, saved), saved
+    )
+
+
+def about(job: Job, gpu: GPU | None) -> str:
+    """Name what a memory of this model here is about: model, gfx, driver and image."""
+    gfx, driver = (gpu.gfx, gpu.driver) if gpu else (None, None)
+    return memory.key(job.model.path, job.model.digest, gfx, driver, job.image.hash)
+
+
+def _saved(job: Job, gpu: GPU | None, place: Path | None) -> measured.Measured | None:
+    """Give what was measured and saved; it holds for a model that is on the GPU whole."""
+    if place is None or job.request.n_gpu_layers >= 0:
+        return None
+    return measured.read(memory.Memory(place, about(job, gpu), "").bench())
 
 
 def dry_run(planned: Planned) -> dict[str, Any]:
@@ -70,6 +92,7 @@ def dry_run(planned: Planned) -> dict[str, Any]:
         "skipped": made.skipped_dicts(),
         "gpu": {"index": made.gpu.index if made.gpu else None, "reason": made.gpu_reason},
         "memory": made.fit.to_dict(),
+        **({"measured": planned.measured.to_dict()} if planned.measured else {}),
     }
 
 
@@ -94,6 +117,10 @@ def describe(planned: Planned) -> list[str]:
     lines += [f"model: {note}" for note in found.notes]
     lines.append(f"GPU: {made.gpu_reason}")
     lines.append(f"memory: {made.fit.say()}")
+    if planned.measured:
+        lines.append(
+            f"plan: as `amdserve bench` measured it on {planned.measured.date} (--forget takes it back)"
+        )
     lines += [
         f"plan: {number}. {entry.backend}: {entry.reason}" for number, entry in enumerate(made.entries, 1)
     ]
@@ -129,7 +156,11 @@ def spec(
                 "probe": entry.probe,
                 "hints": list(entry.hints),
                 "ordinal": _ordinal(planned),
-                "reference_argv": reference_command(planned.job, backend, Path(folder) / MODEL)
+                "reference_argv": reference_command(
+                    measured.apply(planned.measured, planned.job, entry.backend),
+                    backend,
+                    Path(folder) / MODEL,
+                )
                 if is_llama and entry.device == "gpu" and folder
                 else None,
                 "offload": entry.offload and is_llama and not _log_level_changed(request.extra_args),
@@ -143,13 +174,14 @@ def spec(
         "host": request.host,
         "port": request.port,
         "model": found.path,
-        "about": memory.key(found.path, found.digest, gfx, driver, image.hash),
-        "proof": memory.key(gfx, driver, image.hash, request.flash_attn),
+        "about": about(planned.job, made.gpu),
+        "proof": memory.key(gfx, driver, image.hash, *_attention(planned)),
         "reference": folder,
         "require_gpu": request.require_gpu,
         "api_key_file": request.api_key_file,
         "advice": made.fit.advice,
         "state_dir": str(place) if place else None,
+        "measured": planned.measured.to_dict() if planned.measured else None,
         "entries": entries,
         **options.model_dump(),
     }
@@ -159,6 +191,13 @@ def reference_folder(image: images.Image, environ: Mapping[str, str]) -> str | N
     """Give the folder of the reference model and the CPU's answers; None where the image has none."""
     folder = environ.get(VARIABLE) or str(image.data.get("reference") or FOLDER)
     return folder if (Path(folder) / ANSWER).is_file() else None
+
+
+def _attention(planned: Planned) -> tuple[str, ...]:
+    """Give the flash attention that backends are proven with: it decides which kernels run."""
+    jobs = (measured.apply(planned.measured, planned.job, one.backend) for one in planned.plan.entries)
+    found = tuple(job.request.flash_attn for job in jobs)
+    return found[:1] if len(set(found)) == 1 else found
 
 
 def _ordinal(planned: Planned) -> int:

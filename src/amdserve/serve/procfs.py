@@ -12,9 +12,12 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What some processes have done so far: bytes read, memory held, seconds computed; whether stopped."""
+    """What some processes have done so far: bytes read from and written to files, memory held, seconds
+    computed; whether stopped.
+    """
 
     read: int = 0
+    written: int = 0
     rss: int = 0
     cpu: float = 0.0
     stopped: bool = False
@@ -32,7 +35,7 @@ def family(pid: int) -> tuple[int, ...]:
 
 def sample(pid: int) -> Sample:
     """Measure a process and all that descend from it; what cannot be read counts as nothing."""
-    read = rss = 0
+    read = written = rss = 0
     cpu = 0.0
     stopped = False
     for one in family(pid):
@@ -40,13 +43,16 @@ def sample(pid: int) -> Sample:
             # `rchar` too: what comes from the page cache is progress as well.
             if line.startswith(("read_bytes:", "rchar:")):
                 read += int(line.split()[1])
+            # Not `wchar`, which counts what is written to the log as well.
+            if line.startswith("write_bytes:"):
+                written += int(line.split()[1])
         pages = _text(f"/proc/{one}/statm").split()
         rss += int(pages[1]) * PAGE if len(pages) > 1 else 0
         fields = _text(f"/proc/{one}/stat").rpartition(")")[2].split()
         if len(fields) > 12:
             cpu += (int(fields[11]) + int(fields[12])) / TICKS
             stopped = stopped or fields[0] in ("T", "t")
-    return Sample(read, rss, cpu, stopped)
+    return Sample(read, written, rss, cpu, stopped)
 
 
 def listens(pid: int, port: int) -> bool | None:
@@ -72,16 +78,16 @@ def listens(pid: int, port: int) -> bool | None:
 
 
 def oom_kills() -> int | None:
-    """Count the processes that the kernel has killed for memory, here or on the machine; None: unknown."""
-    counts = []
-    for line in _text("/proc/vmstat").splitlines():
-        if line.startswith("oom_kill "):
-            counts.append(int(line.split()[1]))
-    for file in _memory_events():
+    """Count the processes that the kernel has killed for memory in this container; None: unknown.
+
+    The kernel counts them for the container also where the whole machine was short. Only where that number
+    cannot be seen, all those on the machine are counted.
+    """
+    for file in (*_memory_events(), "/proc/vmstat"):
         for line in _text(file).splitlines():
             if line.startswith("oom_kill "):
-                counts.append(int(line.split()[1]))
-    return sum(counts) if counts else None
+                return int(line.split()[1])
+    return None
 
 
 def _memory_events() -> list[str]:

@@ -29,8 +29,9 @@ def status(*, as_json: bool) -> int:
     shown: dict[str, Any] = {name: data.get(name) for name in CONTRACT}
     since = data.get("since")
     shown["since"] = stamp(since) if isinstance(since, int | float) else None
-    if data.get("error"):
-        shown["error"] = data["error"]
+    for name in ("measured", "error"):
+        if data.get(name):
+            shown[name] = data[name]
     if as_json:
         print(json.dumps(shown, indent=2))
     else:
@@ -41,6 +42,8 @@ def status(*, as_json: bool) -> int:
 def _print(shown: dict[str, Any], since: float) -> None:
     backend = f": {shown['backend']} on {shown['device']}" if shown["backend"] else ""
     print(f"{shown['state']} for {time.time() - since:.0f} s{backend}, port {shown['port']}")
+    if measured := shown.get("measured"):
+        print(f"  order and settings as measured on {measured['date']} by `amdserve bench`")
     for entry in shown["history"] or ():
         print(
             f"  {entry['backend']} failed after {entry['seconds']:.1f} s: {entry['class']}: {entry['detail']}"

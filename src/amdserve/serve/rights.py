@@ -17,17 +17,22 @@ UID = GID = 10001
 PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 4, 24, 38, 47
 CAP_LAST = 63
 NODES = ("/dev/kfd", "/dev/dri")
+UNMAPPED = 65534  # how a group looks that has no number in this container
 
 
 def node_groups(nodes: tuple[str, ...] = NODES) -> dict[str, int]:
     """Give the group of `/dev/kfd` and of each render node that is here."""
-    found: dict[str, int] = {}
+    return {name: status.st_gid for name, status in _nodes(nodes).items()}
+
+
+def _nodes(nodes: tuple[str, ...]) -> dict[str, os.stat_result]:
+    found: dict[str, os.stat_result] = {}
     for name in nodes:
         path = Path(name)
         paths = sorted(path.glob("renderD*")) if path.is_dir() else [path]
         for one in paths:
             with contextlib.suppress(OSError):
-                found[str(one)] = one.stat().st_gid
+                found[str(one)] = one.stat()
     return found
 
 
@@ -36,18 +41,22 @@ def missing_access(nodes: tuple[str, ...] = NODES) -> list[str]:
     said = []
     for name, gid in node_groups(nodes).items():
         if not os.access(name, os.R_OK | os.W_OK):
+            group = "keep-groups" if gid == UNMAPPED else gid
             said.append(
-                f"{name} cannot be opened as uid {os.getuid()}: start the container with --group-add {gid}"
+                f"{name} cannot be opened as uid {os.getuid()}: start the container with --group-add {group}"
             )
     return said
 
 
-def drop(environ: Mapping[str, str], folders: tuple[Path, ...] = ()) -> tuple[dict[str, str], list[str]]:
+def drop(
+    environ: Mapping[str, str], folders: tuple[Path, ...] = (), nodes: tuple[str, ...] = NODES
+) -> tuple[dict[str, str], list[str]]:
     """Give up root.
 
     Args:
         environ: the environment.
         folders: what the new user must be able to write to; made and handed over if it can be.
+        nodes: what the new user must be able to open.
 
     Returns:
         The environment to go on with, and notes. Where the container was started without the capabilities
@@ -55,15 +64,14 @@ def drop(environ: Mapping[str, str], folders: tuple[Path, ...] = ()) -> tuple[di
     """
     env = dict(environ)
     if os.getuid() != 0:
-        return env, missing_access()
+        return env, missing_access(nodes)
     notes: list[str] = []
     if not _open_to_all(Path(os.__file__)):
         return env, ["started as root, and only root may read this Python: going on as root"]
     for place in folders:
         _hand_over(place)
-    groups = sorted({gid for gid in node_groups().values() if gid != 0} | {GID})
     try:
-        os.setgroups(groups)
+        _take_groups(nodes)
         os.setresgid(GID, GID, GID)
         _forbid_capabilities()
         os.setresuid(UID, UID, UID)
@@ -74,8 +82,25 @@ def drop(environ: Mapping[str, str], folders: tuple[Path, ...] = ()) -> tuple[di
     _forbid_new_privileges()
     if os.getuid() != 0:
         env.update(HOME="/", USER="amdserve", LOGNAME="amdserve")
-        notes += missing_access()
+        notes += missing_access(nodes)
     return env, notes
+
+
+def _take_groups(nodes: tuple[str, ...]) -> None:
+    """Keep the groups that were given (`--group-add`), and take those of the nodes.
+
+    Root's own group only where a node is root's alone. In a rootless container the host's groups have no
+    number: those that were kept (`--group-add keep-groups`) are lost for good once any are set.
+
+    Raises:
+        PermissionError: this process may not set its groups.
+    """
+    given = set(os.getgroups())
+    if UNMAPPED in given:
+        return
+    found = _nodes(nodes).values()
+    needed = {one.st_gid for one in found if one.st_gid or one.st_mode & 0o006 != 0o006}
+    os.setgroups(sorted((given - {0}) | (needed - {UNMAPPED}) | {GID}))
 
 
 def _open_to_all(file: Path) -> bool:

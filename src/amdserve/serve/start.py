@@ -105,7 +105,7 @@ def look(
     Raises:
         AmdserveError: it could not be served.
     """
-    from amdserve.serve import planning  # noqa: PLC0415
+    from amdserve.serve import memory, planning  # noqa: PLC0415
     from amdserve.serve.request import build  # noqa: PLC0415
 
     merged = sources(arguments, os.environ, config, extra)
@@ -113,7 +113,7 @@ def look(
     if origins:
         print(planning.explain(merged, request, options))
         return 0
-    planned = planning.make_plan(request, os.environ)
+    planned = planning.make_plan(request, os.environ, memory.find(os.environ) if options.remember else None)
     print(
         json.dumps(planning.dry_run(planned), indent=2) if as_json else "\n".join(planning.describe(planned))
     )

@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,18 @@ def _writable(place: Path) -> bool:
     return False
 
 
-def file_name() -> str:
-    """Name this container's status file: several containers may share one volume, and one host's name."""
+def _here() -> str:
+    """Name this container: several may share one volume, and with the host's network also its name."""
     try:
         namespace = str(os.stat("/proc/self/ns/pid").st_ino)  # noqa: PTH116
     except OSError:
         namespace = "0"
-    return f"status-{socket.gethostname()}-{namespace}.json"
+    return f"{socket.gethostname()}-{namespace}"
+
+
+def file_name() -> str:
+    """Name this container's status file."""
+    return f"status-{_here()}.json"
 
 
 def write_atomically(path: Path, data: Mapping[str, Any]) -> None:
@@ -68,8 +74,8 @@ def write_atomically(path: Path, data: Mapping[str, Any]) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    # No two processes share host name, process id and file; no two writes of one process overlap.
-    name = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    # No two processes share container, process id and file; no two writes of one process overlap.
+    name = path.with_name(f".{path.name}.{_here()}.{os.getpid()}")
     handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -133,10 +139,11 @@ class Status:
             self.path.unlink(missing_ok=True)
 
     def _sweep(self) -> None:
-        """Take away the files of containers long gone."""
+        """Take away the files of containers long gone, and what they had half written when they died."""
         if self.path is None:
             return
-        for old in self.path.parent.glob("status-*.json"):
+        place = self.path.parent
+        for old in (*place.glob("status-*.json"), *place.glob(".*.json.*")):
             try:
                 if time.time() - old.stat().st_mtime > STALE_SECONDS:
                     old.unlink()
@@ -145,8 +152,12 @@ class Status:
 
 
 def read(environ: Mapping[str, str]) -> dict[str, Any] | None:
-    """Read this container's status; one whose supervisor is gone is `failed`. None: none was ever written."""
-    for place in candidates(environ):
+    """Read this container's status; one whose supervisor is gone is `failed`. None: none was ever written.
+
+    Whoever asks may be another user than the server, which has its own last resorts.
+    """
+    others = [sorted(Path(base).parent.glob(f"{Path(base).name}-*")) for base in LAST_RESORTS]
+    for place in (candidates(environ)[0], *chain.from_iterable(others)):
         data = read_object(place / file_name())
         if data is None:
             continue

@@ -51,6 +51,8 @@ class Supervisor:
         self.log = Log(spec["log_format"], keys)
         place = Path(spec["state_dir"]) if spec.get("state_dir") else None
         self.status = Status(place, port=spec["port"], host=spec["host"])
+        if spec.get("measured"):
+            self.status.data["measured"] = spec["measured"]
         self.loop = Loop()
         self.memory = Memory(place if spec["remember"] else None, spec["about"], spec["proof"])
         self.house = House(
@@ -69,6 +71,8 @@ class Supervisor:
         index = 0
         failures: list[Failure] = []
         self._use_memory()
+        if self._unchecked():
+            self.log.say("this image has no reference: no backend's arithmetic is checked", "warning")
         while index < len(self.entries):
             entry = self.entries[index]
             if not self._port_is_free(patience=PORT_PATIENCE if failures else 0.0):
@@ -95,6 +99,11 @@ class Supervisor:
                 self.status.set("falling-back", backend=self.entries[index]["backend"], device=None)
         return self._fail(self._exhausted(failures))
 
+    def _unchecked(self) -> bool:
+        """Whether a GPU will compute that should be checked first, and cannot be."""
+        gpu = any(entry["device"] == "gpu" and entry.get("asks") for entry in self.entries)
+        return gpu and bool(self.spec["selftest"]) and self.house.reference is None
+
     def _use_memory(self) -> None:
         """Put the backends that failed here before behind the others."""
         failures = self.memory.failures()
@@ -106,10 +115,7 @@ class Supervisor:
                     f"{entry['backend']} failed here before ({what}): it is tried last. --forget forgets it",
                     "warning",
                 )
-        best = self.memory.best()
-        if best:
-            self.log.say(f"{best} was the fastest with this model in `amdserve bench`: it is tried first")
-        self.entries = order(self.entries, failures, best)
+        self.entries = order(self.entries, failures)
 
     def _record(self, entry: Mapping[str, Any], failure: Failure, served: float) -> None:
         backend = str(entry["backend"])

@@ -13,10 +13,11 @@ LEAST_CPU, LEAST_SHARE = 0.02, 0.05  # seconds, and the share of one CPU
 
 
 class LoadWatch:
-    """Tells when loading has stopped making progress: no new line of log, no byte read, no memory taken.
+    """Tells when loading has stopped making progress: no new line of log, no byte read or written, no memory
+    taken.
 
-    Seconds alone say nothing: 70 GB from a slow disk take minutes. Nor does computing: a driver that waits
-    for a dead GPU spins.
+    Seconds alone say nothing: 70 GB from a slow disk take minutes, and llama-server fetches a model from the
+    Hub without a word. Nor does computing: a driver that waits for a dead GPU spins.
 
     Args:
         stall: seconds without any of these until it counts as hung.
@@ -34,6 +35,7 @@ class LoadWatch:
         moved = (
             lines != self.lines
             or sample.read - self.seen.read >= LEAST_BYTES
+            or sample.written - self.seen.written >= LEAST_BYTES
             or abs(sample.rss - self.seen.rss) >= LEAST_BYTES
         )
         if moved:
@@ -45,7 +47,10 @@ class LoadWatch:
         how = (
             "stopped" if sample.stopped else "computing" if sample.cpu - self.seen.cpu > LEAST_CPU else "idle"
         )
-        return f"no progress for {quiet:.0f} s while loading (no log, no bytes read, no memory taken; {how})"
+        return (
+            f"no progress for {quiet:.0f} s while loading "
+            f"(no log, no bytes read or written, no memory taken; {how})"
+        )
 
 
 @dataclass(slots=True)

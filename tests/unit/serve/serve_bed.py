@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import pytest
 import serve_files
 
 from amdserve.serve import state
@@ -27,6 +28,18 @@ PYTHON = [sys.executable, "-I", "-S", str(STUB)]
 VULKAN, ROCM, CPU = "llama-server-vulkan", "llama-server-rocm", "llama-cpp-python"
 # Long enough for a machine that compiles something else meanwhile.
 PATIENCE = 30.0
+
+
+# A supervisor whose longest times, which nobody can set, are shorter.
+IMPATIENT = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from amdserve.serve import attempt, classify, supervisor
+attempt.SERVED_WELL = classify.SERVED_WELL = attempt.LISTING = float(sys.argv.pop(1))
+supervisor.main()
+"""
+
+HOARD = "hoard = []\nwhile True: hoard.append(bytearray(b'x') * (1 << 20))"
 
 
 def free_port() -> int:
@@ -172,13 +185,26 @@ class Bed:
             **changes,
         }
 
-    def supervise(self, spec: Mapping[str, Any]) -> Run:
-        """Start the slim supervisor as the planner does."""
+    def supervise(
+        self, spec: Mapping[str, Any], *, impatient: float | None = None, group: Path | None = None
+    ) -> Run:
+        """Start the slim supervisor as the planner does.
+
+        Args:
+            spec: the plan.
+            impatient: seconds after which a backend has served well, and must have listed its devices; None
+                leaves the product's own.
+            group: the cgroup it runs in, with all that it starts.
+        """
         handle = os.memfd_create("plan")
         os.write(handle, json.dumps(spec).encode())
         os.lseek(handle, 0, os.SEEK_SET)
         try:
             argv = [sys.executable, "-I", "-S", str(SUPERVISOR), str(handle)]
+            if impatient is not None:
+                argv[3:4] = ["-c", IMPATIENT, str(SOURCE), str(impatient)]
+            if group is not None:
+                argv = [*entering(group), *argv]
             return Run(self, argv, self.environ(), [handle])
         finally:
             os.close(handle)
@@ -260,6 +286,41 @@ class Bed:
             assert not file.name.startswith("."), f"a torn file is left: {file}"
             if file.suffix == ".json":
                 json.loads(file.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def memory_group(limit: int) -> Iterator[Path]:
+    """A cgroup with so many bytes of memory, as a container has one; skips where none can be made."""
+    old = Path("/sys/fs/cgroup/memory")
+    place = (old if old.is_dir() else Path("/sys/fs/cgroup")) / f"amdserve-test-{os.getpid()}"
+    try:
+        place.mkdir()
+    except OSError:
+        pytest.skip("no cgroup can be made here")
+    try:
+        try:
+            if old.is_dir():
+                (place / "memory.limit_in_bytes").write_text(str(limit))
+            else:
+                (place / "memory.max").write_text(str(limit))
+                (place / "memory.swap.max").write_text("0")
+        except OSError:
+            pytest.skip("memory cannot be limited here")
+        yield place
+    finally:
+        wait_for(lambda: not (place / "cgroup.procs").read_text(), 10)
+        place.rmdir()
+
+
+def entering(group: Path) -> list[str]:
+    """Give the beginning of a command that is to run in a cgroup."""
+    return ["/bin/sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh"]
+
+
+def eat_in(group: Path) -> int:
+    """Take memory in a cgroup until the kernel ends it; give how it ended."""
+    command = [*entering(group), sys.executable, "-I", "-S", "-c", HOARD]
+    return subprocess.run(command, timeout=60, check=False).returncode
 
 
 @contextmanager

@@ -10,7 +10,8 @@ Keys: `devices` (lines of --list-devices), `list`, `start`, `loading`, `serving`
 `offload` ("3/3" or null), `weights` (names of buffers), `ignore_term`, `child` (start a helper),
 `record` (a file to write each start to),
 `busy` (a file: while it is there, /slots says busy), `asked` (a file: made when a completion is asked for),
-`deaf_slots`, `quiet`, `request` (one is under way; so many tokens further at each look).
+`deaf_slots`, `quiet`, `fetch` (a file to write to while loading),
+`request` (one is under way; so many tokens further at each look).
 """
 
 from __future__ import annotations
@@ -133,12 +134,19 @@ class Stub:
                     done = "" if self.deaf else f", {1000 * (now - begun):.0f} done"
                     say(f"load_tensors: loading model tensors{done}")
                     line_at = now
+                if "fetch" in self.plan:
+                    self.fetch()
                 self.due(faults, "loading", begun)
                 if now - begun >= self.plan.get("load", 0.0) and not self.deaf:
                     ready = self.loaded()
             else:
                 self.due(faults, "serving", ready)
             self.accept(listener, loaded=ready is not None)
+
+    def fetch(self) -> None:
+        handle = os.open(self.plan["fetch"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(handle, bytes(1 << 18))
+        os.close(handle)
 
     def due(self, faults: dict[str, Fault], name: str, since: float) -> None:
         if name in faults and time.monotonic() - since >= faults[name].get("after", 0.0):

@@ -39,6 +39,17 @@ print(kind, most.split()[1])
 """
 
 
+# Each is within what one key may hold; it is their number that would hurt.
+MANY_ARRAYS = b"".join(
+    serve_files.text(f"{number}") + struct.pack("<IIQ4096B", 9, 0, 4096, *bytes(4096))
+    for number in range(3000)
+)
+MANY_TEXTS = b"".join(
+    serve_files.text(f"{number:0512}") + struct.pack("<I", 8) + serve_files.text(b"\xff" * 500)
+    for number in range(50_000)
+)
+
+
 def put(folder: Path, data: bytes, name: str = "m.gguf") -> Path:
     path = folder / name
     path.write_bytes(data)
@@ -219,8 +230,10 @@ def test_no_bytes_make_it_raise_anything_else(tmp_path_factory: pytest.TempPathF
         struct.pack("<IQQ", 3, 60_000, 0),
         struct.pack("<IQQ", 3, 0, 60_000),
         struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1 << 33),
+        struct.pack("<IQQ", 3, 0, 60_000) + MANY_ARRAYS,
+        struct.pack("<IQQ", 3, 0, 60_000) + MANY_TEXTS,
     ],
-    ids=["texts", "bytes", "tensors", "keys", "name"],
+    ids=["texts", "bytes", "tensors", "keys", "name", "many arrays", "many texts"],
 )
 def test_a_huge_file_costs_little_memory(tmp_path: Path, head: bytes) -> None:
     """A file of 16 GiB, of which nothing is on the disk."""

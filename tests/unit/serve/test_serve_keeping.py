@@ -9,6 +9,8 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -87,10 +89,10 @@ class TestMemory:
     def test_forget(self, tmp_path: Path) -> None:
         about = Memory(tmp_path, "a", "p")
         about.failed("v", CRASH, served=0)
-        about.prefer("r")
+        about.keep_bench({"order": ["r"]})
         memory.forget(tmp_path)
         assert about.failures() == {}
-        assert about.best() is None
+        assert about.bench() is None
         memory.forget(tmp_path)
         memory.forget(None)
 
@@ -137,7 +139,8 @@ class TestMemory:
         about.failed("v", CRASH, served=0)
         assert "v" in about.failures()
 
-    def test_it_stays_small(self, tmp_path: Path) -> None:
+    def test_it_stays_small(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(memory, "MOST_ENTRIES", 20)
         for number in range(memory.MOST_ENTRIES + 60):
             Memory(tmp_path, str(number), "p").failed("v", CRASH, served=0)
         data = json.loads((tmp_path / memory.FILE).read_text(encoding="utf-8"))
@@ -164,8 +167,7 @@ class TestMemory:
 
     def test_order(self) -> None:
         entries = [{"backend": name} for name in "vrc"]
-        names = [entry["backend"] for entry in memory.order(entries, {"v": {}}, "c")]
-        assert names == ["c", "r", "v"]
+        assert [entry["backend"] for entry in memory.order(entries, {"v": {}})] == ["r", "c", "v"]
         assert [entry["backend"] for entry in memory.order(entries, {})] == ["v", "r", "c"]
 
     def test_keys_tell_their_parts_apart(self) -> None:
@@ -176,6 +178,18 @@ class TestMemory:
 def write_many(folder: str, about: str) -> None:
     for number in range(40):
         Memory(Path(folder), about, "p").failed(f"backend {number}", CRASH, served=0)
+
+
+# Writes one file again and again, as process 1.
+WRITE_MUCH = f"""
+import os, sys
+sys.path.insert(0, {str(Path(state.__file__).parents[2])!r})
+from pathlib import Path
+from amdserve.serve.state import write_atomically
+assert os.getpid() == 1
+for number in range(300):
+    write_atomically(Path(sys.argv[1]), {{"who": sys.argv[2] * (number * 97 % 20000)}})
+"""
 
 
 class TestState:
@@ -210,13 +224,39 @@ class TestState:
         status.remove()
         assert state.read(environ) is None
 
+    def test_another_user_finds_it_where_only_memory_could_be_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A read-only root: the server has given up root, and whoever asks (Docker itself) is root."""
+        monkeypatch.setattr(state, "LAST_RESORTS", (str(tmp_path / "amdserve"),))
+        place = tmp_path / f"amdserve-{os.getuid() + 1}"
+        place.mkdir()
+        state.Status(place, port=1, host="h").set("ready")
+        assert (state.read({"AMDSERVE_STATE_DIR": "/proc/nowhere"}) or {})["state"] == "ready"
+
     def test_files_of_containers_long_gone_are_swept(self, tmp_path: Path) -> None:
-        old, new = tmp_path / "status-old-1.json", tmp_path / "status-new-2.json"
-        for file in (old, new):
+        old = tmp_path / "status-old-1.json", tmp_path / ".memory.json.old-1.7"
+        new = tmp_path / "status-new-2.json", tmp_path / ".memory.json.new-2.7"
+        for file in (*old, *new):
             file.write_text("{}", encoding="utf-8")
-        os.utime(old, (1, 1))
+        for file in old:
+            os.utime(file, (1, 1))
         state.Status(tmp_path, port=1, host="h")
-        assert (old.exists(), new.exists()) == (False, True)
+        assert sorted(tmp_path.iterdir()) == sorted(new)
+
+    def test_containers_of_one_host_name_do_not_write_into_each_others_files(self, tmp_path: Path) -> None:
+        """With the host's network they have its name too, and each counts its processes from 1."""
+        command = ["unshare", "--pid", "--fork", sys.executable, "-c", WRITE_MUCH, str(tmp_path / "x.json")]
+        if subprocess.run([*command[:3], "true"], capture_output=True, check=False).returncode:
+            pytest.skip("no namespace of processes can be made here")
+        writers = [subprocess.Popen([*command, letter], stderr=subprocess.PIPE) for letter in "ab"]
+        torn = 0
+        while any(writer.poll() is None for writer in writers):
+            torn += (tmp_path / "x.json").exists() and state.read_object(tmp_path / "x.json") is None
+        for writer in writers:
+            assert writer.communicate()[1] == b""
+            assert writer.returncode == 0
+        assert torn == 0
 
     def test_the_history_has_an_end(self, tmp_path: Path) -> None:
         status = state.Status(tmp_path, port=1, host="h")

@@ -232,6 +232,13 @@ def test_no_self_test_where_it_is_not_wanted(bed: Bed) -> None:
         run.stop()
 
 
+def test_no_reference_is_told(bed: Bed) -> None:
+    with bed.supervise(bed.spec(checked(bed, RIGHT), bed.entry(CPU))) as run:
+        run.until("ready", VULKAN)
+        run.stop()
+        assert "no backend's arithmetic is checked" in run.log
+
+
 def test_recording_writes_what_the_server_said(tmp_path: Path) -> None:
     answers = tmp_path / "answers.json"
     answers.write_text(json.dumps(RIGHT), encoding="utf-8")

@@ -138,11 +138,6 @@ def run_many(seeds: range, tmp_path: Path) -> list[str]:
         return list(pool.map(lambda seed: run_one(seed, tmp_path / str(seed)), seeds))
 
 
-def test_a_few_schedules(tmp_path: Path) -> None:
-    outcomes = run_many(range(40), tmp_path)
-    assert len(set(outcomes)) >= 5, "the schedules are all alike"
-
-
 @pytest.mark.slow
 def test_two_hundred_schedules(tmp_path: Path) -> None:
     outcomes = run_many(range(1000, 1200), tmp_path)

@@ -6,12 +6,14 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from serve_bed import CPU, ROCM, VULKAN, Bed, other_server, wait_for
+from serve_bed import CPU, ROCM, VULKAN, Bed, eat_in, memory_group, other_server, wait_for
 
+from amdserve.serve import procfs
 from amdserve.serve.probe import ask
 
 PHASES = ("start", "loading", "serving")
@@ -24,6 +26,12 @@ SIGNALS = [
 @pytest.fixture
 def bed(tmp_path: Path) -> Bed:
     return Bed(tmp_path)
+
+
+@pytest.fixture
+def small_group() -> Iterator[Path]:
+    with memory_group(64 << 20) as place:
+        yield place
 
 
 def classes(status: dict[str, Any]) -> list[tuple[str, str]]:
@@ -145,6 +153,37 @@ def test_what_a_serving_backend_says_of_a_request_is_not_the_models_fault(bed: B
         run.stop()
 
 
+@pytest.mark.parametrize("phase", PHASES)
+def test_no_memory_in_the_container_ends_it(bed: Bed, small_group: Path, phase: str) -> None:
+    """The kernel kills the backend, not its supervisor, which tells it from a kill by somebody."""
+    first = bed.entry(VULKAN, load=0.1, **{phase: {"how": "eat"}})
+    with bed.supervise(bed.spec(first, bed.entry(CPU)), group=small_group) as run:
+        assert run.end() == 6
+        (failure,) = bed.status()["history"]
+        assert (failure["class"], failure["exit"]) == ("oom", -signal.SIGKILL)
+        assert "killed for memory" in failure["detail"]
+    bed.nothing_left()
+
+
+def test_no_memory_on_the_gpu_while_it_answers_ends_it(bed: Bed) -> None:
+    line = "terminate called: vk::Device::allocateMemory: ErrorOutOfDeviceMemory"
+    first = bed.entry(VULKAN, serving={"how": "signal:SIGABRT", "log": [line]})
+    with bed.supervise(bed.spec(first, bed.entry(CPU))) as run:
+        assert run.end() == 6
+        assert classes(bed.status()) == [(VULKAN, "oom")]
+    bed.nothing_left()
+
+
+def test_a_kill_for_memory_elsewhere_is_not_ours(bed: Bed, small_group: Path) -> None:
+    """Another container ran out of memory meanwhile; here somebody killed the backend by hand."""
+    with bed.supervise(bed.spec(bed.entry(VULKAN), bed.entry(CPU))) as run:
+        pid = run.until("ready", VULKAN)["pid"]
+        assert eat_in(small_group) == -signal.SIGKILL
+        os.kill(pid, signal.SIGKILL)
+        assert classes(run.until("ready", CPU)) == [(VULKAN, "crash")]
+        run.stop()
+
+
 def test_out_of_memory_says_what_would_fit(bed: Bed) -> None:
     first = bed.entry(VULKAN, loading={"how": "exit:1", "log": ["unable to allocate ROCm0 buffer"]})
     with bed.supervise(bed.spec(first, advice="This would: --n-ctx 4096")) as run:
@@ -184,6 +223,28 @@ def test_slow_loading_with_progress_is_no_hang(bed: Bed) -> None:
     with bed.supervise(bed.spec(bed.entry(VULKAN, load=2.5), load_stall=0.6)) as run:
         assert run.until("ready")["history"] == []
         run.stop()
+
+
+def test_a_silent_download_is_no_hang(bed: Bed) -> None:
+    """As llama-server fetches from the Hub: no line of log, no byte read from a file, no memory taken."""
+    before = procfs.sample(os.getpid()).written
+    (bed.folder / "any").write_bytes(bytes(1 << 20))
+    if procfs.sample(os.getpid()).written == before:
+        pytest.skip("the kernel does not count what is written to this file system")
+    first = bed.entry(VULKAN, load=2.5, quiet=True, fetch=str(bed.folder / "part"))
+    with bed.supervise(bed.spec(first, load_stall=0.6)) as run:
+        assert run.until("ready")["history"] == []
+        run.stop()
+
+
+def test_a_list_of_devices_that_never_comes_is_a_hang(bed: Bed) -> None:
+    first = bed.entry(VULKAN, list={"how": "hang"})
+    with bed.supervise(bed.spec(first, bed.entry(CPU)), impatient=1.0) as run:
+        status = run.until("ready", CPU)
+        assert classes(status) == [(VULKAN, "hang")]
+        assert "no list of devices" in status["history"][0]["detail"]
+        run.stop()
+    bed.nothing_left()
 
 
 @pytest.mark.parametrize("how", ["stop", "hang"])
@@ -271,6 +332,19 @@ def test_no_device_ends_with_4_where_a_gpu_is_required(bed: Bed) -> None:
     entries = [bed.entry(VULKAN, devices=[]), bed.entry(ROCM, offload="0/9")]
     with bed.supervise(bed.spec(*entries, require_gpu=True)) as run:
         assert run.end() == 4
+    bed.nothing_left()
+
+
+def test_what_served_well_is_started_once_more(bed: Bed) -> None:
+    """A crash after a good while is bad luck, once; a second one soon after is not."""
+    record = bed.folder / "starts"
+    first = bed.entry(VULKAN, record=str(record), serving={"how": "signal:SIGSEGV", "after": 2.0})
+    with bed.supervise(bed.spec(first, bed.entry(CPU)), impatient=1.0) as run:
+        status = run.until("ready", CPU)
+        assert classes(status) == [(VULKAN, "crash"), (VULKAN, "crash")]
+        assert f"once more: {VULKAN}" in run.log
+        run.stop()
+    assert len(bed.starts(record)) == 2
     bed.nothing_left()
 
 

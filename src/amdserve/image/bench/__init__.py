@@ -1,0 +1,1 @@
+"""`invoke bench`: `amdserve bench` in an image on this host; its result as table, page and plot."""
