@@ -92,6 +92,15 @@ def test_then_the_cheapest_job_of_all() -> None:
     )
 
 
+def test_one_that_did_not_answer_waits_behind_those_that_do() -> None:
+    grid = Grid()
+    silent, slow = turn(V, grid), turn(C, grid, prefill=50, generation=5)
+    silent.tried = True
+    found = schedule.choose([silent, slow], 900.0, 3)
+    assert found is not None
+    assert found.turn is slow
+
+
 def test_what_would_not_end_in_time_is_not_begun() -> None:
     grid = Grid(prompts=(2048,), generate=(128,), depths=(0,), flash_attn=("off", "on"), n_ubatch=(512,))
     slow = turn(C, grid, prefill=10, generation=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from amdserve.serve.runner import House, Runner
 from amdserve.serve.selfcheck import check
 
 LOOK = 0.2  # seconds between looks at a job that runs
+# Ends that the libraries have a reason for, which llama-bench keeps to itself.
+SILENT = (1, -signal.SIGABRT)
 WHY = 60.0  # seconds that it may take to say why it failed
 
 
@@ -160,7 +163,7 @@ class Session:
                 return
             failure = Failure("hang", f"no answer within its share of the budget, {limit:.0f} s", None, limit)
         failure = tool.reason(failure, lines)
-        if failure.exit is not None and failure.exit > 0 and failure.cls in ("model", "crash"):
+        if failure.exit in SILENT and failure.cls in ("model", "crash"):
             failure, lines = self._why(one, job, failure, lines)
         self._failed(one, failure, missing, tool.last_words(lines))
 

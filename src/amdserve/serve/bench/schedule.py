@@ -98,7 +98,8 @@ def choose(turns: Sequence[Turn], remaining: float, repeat: int) -> Next | None:
     fitting = [one for one in costs if one[0] <= remaining]
     if not fitting:
         return None
-    cost, turn, job = min(fitting, key=lambda one: one[0])
+    # One that has not answered yet may not answer again: it waits behind those that do.
+    cost, turn, job = min(fitting, key=lambda one: (not one[1].rates, one[0]))
     patience = max(AT_LEAST, cost * PATIENCE)
     return Next(turn, job, min(remaining, patience), share=remaining <= patience)
 
