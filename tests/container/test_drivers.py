@@ -55,6 +55,15 @@ def test_programs_answer_for_any_user(run: Any, llama: str, program: str) -> Non
     assert "--model" in said
 
 
+def test_a_shell_as_toolbox_and_distrobox_open_it_has_the_programs(run: Any, llama: str) -> None:
+    """They add what they need by the distribution's own package manager, and log in as the host's user."""
+    programs = "llama-server llama-server-rocm llama-bench amdserve apt-get"
+    words = f"command -v {programs} && llama-server --version"
+    code, said = run(llama, "-lc", words, entrypoint=["bash"], user="1000")
+    assert code == 0, said
+    assert [line.rsplit("/", 1)[-1] for line in said.split()[:5]] == programs.split()
+
+
 def test_nothing_calls_the_solver_that_a_stub_stands_in_for(run: Any, llama: str) -> None:
     """hipBLAS has it for factorisations; llama.cpp asks for products and triangular solves alone."""
     look = "grep -aohE 'hipblas[SDCZ]?[A-Za-z]+' /opt/llama/rocm/libggml-hip.so | sort -u; dpkg --audit"
