@@ -78,6 +78,13 @@ def test_other_settings_throughout_are_refused(two: tuple[Path, Path]) -> None:
         compare(a, load(two[1], points=moved))
 
 
+def test_a_prompt_that_fits_in_other_micro_batches_is_the_same_test(bed: Bed) -> None:
+    words = ("--prompts", "64", "--generate", "16", "--depths", "0")
+    a, b = (Result.model_validate(bed.bench(*words, "--ubatch", size)) for size in ("64,256", "512"))
+    found = compare(a, b)
+    assert (found["only_a"], found["only_b"]) == ([], [])
+
+
 def test_points_without_a_partner_are_left_out_and_told(two: tuple[Path, Path]) -> None:
     a = load(two[0])
     fewer = [one.model_dump() for one in a.points if one.backend != CPU]

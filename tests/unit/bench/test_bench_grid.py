@@ -36,7 +36,7 @@ def test_everything_asked_for_is_measured_and_nothing_twice(grid: Grid) -> None:
     found = every(grid)
     assert len(found) == len(set(found))
     settings = product(grid.prompts, grid.depths, grid.flash_attn, grid.n_ubatch)
-    assert {prefill(grid, *one) for one in settings} == {test for test in found if test.kind == "prefill"}
+    assert {prefill(*one) for one in settings} == {test for test in found if test.kind == "prefill"}
     generations = product(grid.generate, grid.depths, grid.flash_attn)
     assert {Test("generation", *one) for one in generations} == {
         one for one in found if one.kind != "prefill"
@@ -61,7 +61,7 @@ def test_first_comes_the_cheapest_of_each_kind() -> None:
 def test_a_prompt_that_fits_in_every_micro_batch_is_measured_once() -> None:
     grid = Grid(prompts=(512,), generate=(), depths=(0,), flash_attn=("off",), n_ubatch=(512, 1024, 2048))
     assert every(grid) == [Test("prefill", 512, 0, "off", 512)]
-    assert prefill(grid, 512, 0, "off", 2048) == Test("prefill", 512, 0, "off", 512)
+    assert prefill(512, 0, "off", 2048) == Test("prefill", 512, 0, "off", 512)
 
 
 def turn(name: str, grid: Grid, *, prefill: float = 0.0, generation: float = 0.0) -> Turn:

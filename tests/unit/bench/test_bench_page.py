@@ -145,7 +145,6 @@ def test_the_plot_shows_the_chosen_settings() -> None:
     point: dict[str, Any] = {"backend": VULKAN, "kind": "prefill", "tokens": 512, "depth": 0, "stddev": 1.0}
     found = {
         "backends": [{"backend": VULKAN}],
-        "grid": {"n_ubatch": [512, 2048]},
         "chosen": [{"backend": VULKAN, "flash_attn": "on", "n_ubatch": 2048}],
         "points": [
             {**point, "flash_attn": "off", "n_ubatch": 512, "rate": 99.0},

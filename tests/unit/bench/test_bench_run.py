@@ -96,6 +96,7 @@ def test_the_device_is_named_where_there_are_several(bed: Bed) -> None:
             "oom",
             "ErrorOutOfDeviceMemory",
         ),
+        ({"how": "signal:SIGABRT", "verbose": ["alloc: ErrorOutOfDeviceMemory"]}, "oom", "OutOfDeviceMemory"),
         (
             {"how": "exit:1", "log": ["llama_bench: error: failed to load model 'm'"]},
             "model",

@@ -24,7 +24,7 @@ def series(found: Mapping[str, Any], kind: str) -> list[tuple[str, str, float, f
         if one["kind"] != kind:
             continue
         key = (one["depth"], one["tokens"], one["backend"])
-        value = (_is_chosen(one, chosen.get(one["backend"]), found["grid"]), one["rate"], one["stddev"])
+        value = (_is_chosen(one, chosen.get(one["backend"])), one["rate"], one["stddev"])
         best[key] = max(value, best.get(key, value))
     keys = sorted(best, key=lambda key: (key[0], key[1], order.index(key[2])))
     return [
@@ -32,16 +32,10 @@ def series(found: Mapping[str, Any], kind: str) -> list[tuple[str, str, float, f
     ]
 
 
-def _is_chosen(one: Mapping[str, Any], pick: Mapping[str, Any] | None, grid: Mapping[str, Any]) -> bool:
+def _is_chosen(one: Mapping[str, Any], pick: Mapping[str, Any] | None) -> bool:
     if pick is None or one["flash_attn"] != pick["flash_attn"]:
         return False
-    if one["n_ubatch"] is None:
-        return True
-    size = pick["n_ubatch"]
-    same = (
-        size if size < one["tokens"] else min(other for other in grid["n_ubatch"] if other >= one["tokens"])
-    )
-    return bool(one["n_ubatch"] == same)
+    return one["n_ubatch"] is None or bool(one["n_ubatch"] == min(one["tokens"], pick["n_ubatch"]))
 
 
 def _title(kind: str, depth: int, tokens: int) -> str:

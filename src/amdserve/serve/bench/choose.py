@@ -48,7 +48,7 @@ def choices(grid: Grid, points: Iterable[Measurement], backend: str) -> list[Cho
     for depth, tokens, generate, attention, size in product(
         grid.depths, grid.prompts, grid.generate or (None,), grid.flash_attn, grid.n_ubatch
     ):
-        ahead = rates.get(prefill(grid, tokens, depth, attention, size))
+        ahead = rates.get(prefill(tokens, depth, attention, size))
         after = rates.get(Test("generation", generate, depth, attention)) if generate else None
         if ahead is None or (generate and after is None):
             continue

@@ -19,7 +19,7 @@ from amdserve.serve.bench import candidates, choose, facts, page, table
 from amdserve.serve.bench.candidates import BINARY
 from amdserve.serve.bench.compare import compare
 from amdserve.serve.bench.grid import Grid
-from amdserve.serve.bench.measure import Session
+from amdserve.serve.bench.measure import Bench
 from amdserve.serve.bench.options import MEASURABLE
 from amdserve.serve.bench.progress import Progress
 from amdserve.serve.bench.result import JSON_FILE, PAGE_FILE, Result, load
@@ -189,9 +189,9 @@ def _measure(
         kept = memory.Memory(place, spec["about"], spec["proof"])
         house = House(spec, loop, Log(), Status(None, port=0, host=""), kept, reference, None)
         total = sum(count(one.turn.pending) for one in found)
-        session = Session(house, found, grid, Progress(total, grid.budget), clock.look)
-        session.run()
-    chosen = choose.decide(grid, session.points, [one.name for one in found])
+        measuring = Bench(house, found, grid, Progress(total, grid.budget), clock.look)
+        measuring.run()
+    chosen = choose.decide(grid, measuring.points, [one.name for one in found])
     return Result(
         date=date,
         seconds=round(time.monotonic() - begun, 1),
@@ -199,14 +199,14 @@ def _measure(
         image=image,
         machine=machine.model_copy(update={"clocks": {**machine.clocks, **clock.seen}}),
         grid=grid,
-        backends=session.backends(),
+        backends=measuring.backends(),
         skipped={**skipped, **none},
-        points=tuple(session.points),
-        failures=tuple(session.failures),
-        left=tuple(session.left),
+        points=tuple(measuring.points),
+        failures=tuple(measuring.failures),
+        left=tuple(measuring.left),
         order=tuple(one.backend for one in chosen),
         chosen=chosen,
-        interrupted=session.stopped,
+        interrupted=measuring.stopped,
     )
 
 

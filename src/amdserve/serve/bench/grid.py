@@ -84,30 +84,25 @@ class Job:
         return tuple(test.tokens for test in self.tests if test.kind == kind)
 
 
-def effective_ubatch(grid: Grid, tokens: int, n_ubatch: int) -> int:
-    """Give the smallest micro-batch of the grid that computes a prompt exactly as this one does.
+def prefill(tokens: int, depth: int, flash_attn: FlashAttention, n_ubatch: int) -> Test:
+    """Give the test that says how fast a prompt is with these settings.
 
-    Every micro-batch that holds the whole prompt is the same: one batch of the prompt's length.
+    A prompt that fits in a micro-batch is one batch of its own length: a larger micro-batch changes nothing.
     """
-    return n_ubatch if n_ubatch < tokens else min(one for one in grid.n_ubatch if one >= tokens)
-
-
-def prefill(grid: Grid, tokens: int, depth: int, flash_attn: FlashAttention, n_ubatch: int) -> Test:
-    """Give the test that says how fast a prompt is with these settings."""
-    return Test("prefill", tokens, depth, flash_attn, effective_ubatch(grid, tokens, n_ubatch))
+    return Test("prefill", tokens, depth, flash_attn, min(tokens, n_ubatch))
 
 
 def jobs(grid: Grid) -> tuple[Job, ...]:
     """Give the jobs of one backend: the cheapest test of each kind, then the rest by depth and settings."""
     first_attention, shallow = grid.flash_attn[0], min(grid.depths)
-    first = [prefill(grid, min(grid.prompts), shallow, first_attention, grid.n_ubatch[0])]
+    first = [prefill(min(grid.prompts), shallow, first_attention, grid.n_ubatch[0])]
     if grid.generate:
         first.append(Test("generation", min(grid.generate), shallow, first_attention))
     groups: dict[tuple[int, str, int], list[Test]] = {}
     for depth, attention in product(sorted(set(grid.depths)), dict.fromkeys(grid.flash_attn)):
         sizes = sorted(set(grid.n_ubatch))
         for size, tokens in product(sizes, sorted(set(grid.prompts))):
-            test = prefill(grid, tokens, depth, attention, size)
+            test = prefill(tokens, depth, attention, size)
             groups.setdefault((depth, attention, test.n_ubatch or 0), []).append(test)
         # Generation rides with the smallest micro-batch that runs anyway: one model load less.
         host = min(size for at, how, size in groups if (at, how) == (depth, attention))

@@ -56,7 +56,7 @@ def candidate(entry: Mapping[str, Any], what: tool.What, grid: Grid) -> Candidat
 
 
 @dataclass(slots=True)
-class Session:
+class Bench:
     """One run over the whole grid.
 
     Args:

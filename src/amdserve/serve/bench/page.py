@@ -8,7 +8,7 @@ from html import escape
 from amdserve.serve.bench import table
 from amdserve.serve.bench.chart import Bar, Group, draw, number
 from amdserve.serve.bench.choose import ANSWER, PROMPT
-from amdserve.serve.bench.grid import Kind, effective_ubatch
+from amdserve.serve.bench.grid import Kind
 from amdserve.serve.bench.result import Choice, Measurement, Result
 from amdserve.serve.bench.style import STYLE
 
@@ -174,7 +174,7 @@ def _chosen(result: Result, found: Sequence[Measurement]) -> Measurement | None:
     if pick is None:
         return None
     for one in found:
-        size = effective_ubatch(result.grid, one.tokens, pick.n_ubatch) if one.n_ubatch else None
+        size = min(one.tokens, pick.n_ubatch) if one.n_ubatch else None
         if (one.flash_attn, one.n_ubatch) == (pick.flash_attn, size):
             return one
     return None
