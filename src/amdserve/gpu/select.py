@@ -79,10 +79,12 @@ def choose(
 
 def _by_index(gpus: tuple[GPU, ...], seen: tuple[GPU, ...], index: int, said: str) -> Choice:
     for gpu in gpus:
-        if gpu.index == index and gpu not in seen:
-            raise UsageError(f"GPU {index} is hidden", cause=f"{said} is set", fix="take it away, or --gpu")
-        if gpu.index == index:
-            return Choice(gpu, f"GPU {index} was asked for")
+        if gpu.index != index:
+            continue
+        if gpu not in seen:
+            other = f", or --gpu {seen[0].index}" if seen else ""
+            raise UsageError(f"GPU {index} is hidden", cause=f"{said} is set", fix=f"unset it{other}")
+        return Choice(gpu, f"GPU {index} was asked for")
     known = ", ".join(f"{gpu.index}: {gpu.name}" for gpu in gpus)
     raise UsageError(f"there is no GPU {index}", cause=f"here are {known}", fix=f"--gpu {gpus[0].index}")
 
