@@ -1,11 +1,12 @@
-"""How much a shared ccache saves: both servers and the CPU binding with it, against each built alone.
+"""What sharing saves: both servers and the CPU binding over one compile cache, against each alone; rebuilds.
 
 Run it from a checkout on an idle machine: `python benchmarks/build.py [--gfx gfx1151]`. On two cores it
 takes about two hours, so it goes in phases: each is written down as soon as it is measured, and a second call
 goes on with the first one that is missing. `--phase NAME` measures one (again), `--report` only prints.
+`--other FOLDER` is the tree of another release of llama-cpp-python: it is built over the cache of this one.
 On a machine that has other work, `--cgroup-parent` names a control group of low weight to run in: the wall
 times are then worth nothing and the CPU times are compared, which on an idle machine say the same: every core
-is busy in all six builds.
+is busy in all builds.
 
 The compilers, the flags and the source are those of the product: the stages of its rendered Dockerfile are
 built as an image, and the very commands of its RUN lines are run in containers of that image.
@@ -23,7 +24,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from amdserve import process
 from amdserve.errors import AmdserveError, BuildError
@@ -38,8 +39,6 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results"
 IMAGE = "amdserve-benchmark:toolchain"
 CCACHE = "amdserve-benchmark-ccache"
-LIMIT = 0.70
-"""The goal: the shared build takes at most this part of the time of the separate ones."""
 
 VULKAN, ROCM, BINDING = "llama-vulkan", "llama-rocm", "python"
 _MOUNT = re.compile(r"--mount=\S+\s+(?:\\\n\s*)?")
@@ -48,15 +47,38 @@ _TIME = re.compile(r"^amdserve-time ([\d.]+) ([\d.]+) ([\d.]+)$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One build to measure: its name, whether it may use the shared ccache, its shell command.
+    """One build to measure: its name, its shell command, its compile cache, what is done before it.
 
-    `fills` marks the one that begins with an empty ccache and leaves it for the others.
+    `cache` is `none`, `new` (begins empty), `more` (goes on with what the ones before it left, and leaves its
+    own) or `copy` (finds what they left, and leaves nothing).
     """
 
     name: str
-    shared: bool
     script: str
-    fills: bool = False
+    cache: Literal["none", "new", "more", "copy"]
+    before: str = ":"
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What is compared: these phases together take at most `limit` of those."""
+
+    what: str
+    phases: tuple[str, ...]
+    against: tuple[str, ...]
+    limit: float
+
+
+SHARED = ("vulkan-shared", "rocm-shared", "binding-shared")
+ALONE = ("vulkan-alone", "rocm-alone", "binding-alone")
+GOALS = (
+    Goal("over one cache, against each alone", SHARED, ALONE, 0.70),
+    Goal("one changed file of the CPU backend, against cold", ("one-file",), SHARED, 0.10),
+    Goal("a second gfx added, against cold", ("second-gfx",), SHARED, 0.60),
+    Goal("the neighbouring release, against cold", ("other-release",), SHARED, 0.50),
+)
+CHANGED = "vendor/llama.cpp/ggml/src/ggml-cpu/ggml-cpu.c"
+SOURCE = "/src/llama-cpp-python"
 
 
 def stage(dockerfile: str, name: str) -> list[str]:
@@ -75,33 +97,40 @@ def command(dockerfile: str, name: str, word: str) -> str:
     raise BuildError(f"no RUN of the stage {name} says {word!r}")
 
 
-def phases(dockerfile: str, *, trial: bool = False) -> tuple[Phase, ...]:
-    """Give what is measured, in order: the three builds with a common ccache, then each without any.
+def phases(dockerfile: str, two: str, *, trial: bool = False) -> tuple[Phase, ...]:
+    """Give what is measured, in order: the builds over one cache, each without any, rebuilds over that cache.
 
     Args:
         dockerfile: the rendered one, from which the commands are taken.
+        two: the same for two targets.
         trial: build one small library instead of everything, to try this program itself.
     """
-    servers = {}
-    for name in (VULKAN, ROCM):
-        script = command(dockerfile, name, "cmake -S").partition("&& ccache --show-stats")[0].rstrip(" \\\n")
-        servers[name] = re.sub(r"--target .*", "--target ggml-base", script) if trial else script
-    wheel = command(dockerfile, BINDING, "pip wheel").partition("&&")[0].rstrip(" \\\n")
-    flags = re.search(r"-B /build(.*?)-DGGML_VULKAN=ON", servers[VULKAN], re.S)
-    if flags is None or "-DLLAMA_BUILD=OFF" not in wheel:
+
+    def server(text: str, name: str) -> str:
+        script = command(text, name, "cmake -S").partition("&& ccache --show-stats")[0].rstrip(" \\\n")
+        return re.sub(r"--target .*", "--target ggml-base", script) if trial else script
+
+    vulkan, rocm = server(dockerfile, VULKAN), server(dockerfile, ROCM)
+    wheel = command(dockerfile, BINDING, "-DLLAMA_BUILD=OFF").partition("&&")[0].rstrip(" \\\n")
+    flags = re.search(r"-B /build(.*?)-DGGML_VULKAN=ON", vulkan, re.S)
+    if flags is None:
         raise BuildError("the rendered commands have another form than this benchmark knows")
     # Alone, the binding compiles llama.cpp itself: the same flags, but for the paths it sets on its own.
     own = [flag for flag in re.findall(r"-D[\w]+=[\w]+", flags.group(1)) if "RPATH" not in flag]
     alone = wheel.replace("CMAKE_ARGS=-DLLAMA_BUILD=OFF", f"CMAKE_ARGS='{' '.join(own)}'")
-    if trial:
-        alone = wheel
+    every = f"({vulkan}\n)\nrm -rf /build\n({rocm}\n)\n"
+    other = f"mv {SOURCE} /src/this && cp -a /other {SOURCE}"
+    page = "vendor/llama.cpp/tools/ui/dist"
     return (
-        Phase("vulkan-shared", True, servers[VULKAN], fills=True),
-        Phase("rocm-shared", True, servers[ROCM]),
-        Phase("binding-shared", True, wheel),
-        Phase("vulkan-alone", False, servers[VULKAN]),
-        Phase("rocm-alone", False, servers[ROCM]),
-        Phase("binding-alone", False, alone),
+        Phase("vulkan-shared", vulkan, "new"),
+        Phase("rocm-shared", rocm, "more"),
+        Phase("binding-shared", wheel, "copy"),
+        Phase("one-file", every, "copy", f"echo 'int amdserve_changed = 1;' >> {SOURCE}/{CHANGED}"),
+        Phase("vulkan-alone", vulkan, "none"),
+        Phase("rocm-alone", rocm, "none"),
+        Phase("binding-alone", wheel if trial else alone, "none"),
+        Phase("second-gfx", server(two, ROCM), "copy"),
+        Phase("other-release", every + wheel, "copy", f"{other} && cp -a /src/this/{page} {SOURCE}/{page}"),
     )
 
 
@@ -111,11 +140,14 @@ def prepare(project: Project, cell: Cell, engine: Engine, dockerfile: str) -> No
     name = render.base_name(cell, project.sources)
     reference = base.ensure(engine, project.sources, mode="auto", name=name, say=show.say)
     packages = next(text for text in stage(dockerfile, VULKAN) if "apt-get install" in text)
-    tools = next(text for text in stage(dockerfile, BINDING) if "/build-tools" in text)
+    tools = next(text for text in stage(dockerfile, BINDING) if "venv /build-tools" in text)
+    # Not the image's own environment, only what makes wheels.
+    tools = tools.partition("&& python3 -m venv --without-pip")[0].rstrip(" \\\n")
     text = dockerfile + (
         f"\nFROM rocm-toolchain AS benchmark\nRUN {packages}\n"
         f"COPY requirements/container-build.txt requirements/container.txt /requirements/\nRUN {tools}\n"
         "COPY --from=source / /src/llama-cpp-python\n"
+        "COPY --chmod=0755 templates/vulkan/glslc.sh /usr/local/bin/glslc\n"
     )
     folder = project.root / "build" / "benchmark"
     folder.mkdir(parents=True, exist_ok=True)
@@ -140,24 +172,26 @@ def prepare(project: Project, cell: Cell, engine: Engine, dockerfile: str) -> No
     process.run([*build, str(project.root)], env=engine.env(), timeout=7200, error=BuildError)
 
 
-def measure(engine: Engine, phase: Phase, parent: str | None) -> dict[str, Any]:
+def measure(engine: Engine, phase: Phase, parent: str | None, other: Path | None) -> dict[str, Any]:
     """Run one phase in a new container; give its wall and CPU time in seconds.
 
     Args:
         engine: where it runs.
         phase: what is built.
         parent: the control group to run it in; None: the engine's own.
+        other: the tree of another release.
     """
     client = engine.client(timeout=4 * 3600)
-    script = f"TIMEFORMAT='amdserve-time %R %U %S'; time {{ {phase.script}\n}}"
-    environment = {"CCACHE_DIR": "/ccache"} if phase.shared else {"CCACHE_DISABLE": "1"}
-    volumes = {}
-    if phase.fills:
-        volumes = {CCACHE: {"bind": "/ccache", "mode": "rw"}}
-    elif phase.shared:
+    script = f"{phase.before}\nTIMEFORMAT='amdserve-time %R %U %S'; time {{ {phase.script}\n}}\n"
+    environment = {"CCACHE_DISABLE": "1"} if phase.cache == "none" else {"CCACHE_DIR": "/ccache"}
+    volumes = {str(other): {"bind": "/other", "mode": "ro"}} if other else {}
+    if phase.cache != "none":
+        volumes[CCACHE] = {"bind": "/kept", "mode": "ro" if phase.cache == "copy" else "rw"}
+    if phase.cache in ("more", "copy"):
         # A copy, so that a phase that is broken off and begun again finds what it found the first time.
-        volumes = {CCACHE: {"bind": "/ccache-filled", "mode": "ro"}}
-        script = f"cp -a /ccache-filled /ccache\n{script}"
+        script = f"cp -a /kept /ccache\n{script}"
+    if phase.cache in ("new", "more"):
+        script = f"mkdir -p /ccache\n{script}cp -a /ccache/. /kept/\n"
     load = os.getloadavg()[0]
     if load > 0.5 and not parent:
         show.say(f"{phase.name}: the machine is not idle (load {load:.1f}): the times will be too long")
@@ -220,16 +254,29 @@ def machine() -> dict[str, Any]:
     }
 
 
-def summary(found: dict[str, Any]) -> dict[str, Any]:
-    """Add up the two ways; empty while a phase is missing."""
-    sums: dict[str, Any] = {}
-    for way in ("shared", "alone"):
-        parts = [value for name, value in found.items() if name.endswith(way)]
-        if len(parts) < 3:
-            return {}
-        sums[way] = {unit: round(sum(part[unit] for part in parts), 1) for unit in ("wall", "cpu")}
-    sums["ratio"] = {unit: round(sums["shared"][unit] / sums["alone"][unit], 3) for unit in ("wall", "cpu")}
-    sums["judged"] = "wall" if all(part["idle"] for part in found.values()) else "cpu"
+def summary(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Compare what is measured with the goals; a goal of which a phase is missing is left out."""
+    sums = []
+    for goal in GOALS:
+        if any(name not in found for name in (*goal.phases, *goal.against)):
+            continue
+        idle = all(found[name]["idle"] for name in (*goal.phases, *goal.against))
+        unit = "wall" if idle else "cpu"
+        took, against = (
+            round(sum(found[name][unit] for name in names), 1) for names in (goal.phases, goal.against)
+        )
+        ratio = round(took / against, 3)
+        sums.append(
+            {
+                "what": goal.what,
+                "unit": unit,
+                "seconds": took,
+                "against": against,
+                "ratio": ratio,
+                "limit": goal.limit,
+                "met": ratio <= goal.limit,
+            }
+        )
     return sums
 
 
@@ -249,17 +296,42 @@ def table(results: dict[str, Any]) -> str:
         lines.append(
             f"| {name} | {one['wall']:.0f} | {one['cpu']:.0f} | {one['load_before']} | {one['date']} |"
         )
-    if sums := summary(results["phases"]):
-        for way in ("shared", "alone"):
-            lines.append(f"| **all {way}** | **{sums[way]['wall']:.0f}** | **{sums[way]['cpu']:.0f}** | | |")
-        ratio = sums["ratio"]
-        lines += ["", f"Shared against alone: {ratio[sums['judged']]} of the {sums['judged']} time."]
-        if sums["judged"] == "cpu":
-            lines += ["The machine had other work, so the wall times say nothing and the CPU times count."]
-        lines += [f"The goal is at most {LIMIT}."]
-    else:
-        lines += ["", "Not all phases are measured yet."]
+    lines += ["", "| compared | seconds | against | ratio | goal |", "|---|---:|---:|---:|---:|"]
+    for one in results["summary"]:
+        unit = "" if one["unit"] == "wall" else " of CPU"
+        lines.append(
+            f"| {one['what']} | {one['seconds']:.0f}{unit} | {one['against']:.0f}{unit} | {one['ratio']} | "
+            f"{one['limit']}{'' if one['met'] else ', missed'} |"
+        )
+    if any(one["unit"] == "cpu" for one in results["summary"]):
+        lines += [
+            "",
+            "Where the machine had other work the wall times say nothing and the CPU times are compared.",
+        ]
     return "\n".join(lines) + "\n"
+
+
+def plot(results: dict[str, Any], to: Path) -> None:
+    """Draw what was measured: each build's part of the cold one, with the goals."""
+    import matplotlib as mpl  # noqa: PLC0415
+
+    mpl.use("Agg")
+    from matplotlib import pyplot  # noqa: PLC0415
+
+    sums = results["summary"][::-1]
+    figure, axes = pyplot.subplots(figsize=(8, 0.7 * len(sums) + 1.3), layout="constrained")
+    colours = ["#2a7f62" if one["met"] else "#b5452c" for one in sums]
+    bars = axes.barh(
+        [one["what"] for one in sums], [one["ratio"] for one in sums], color=colours, height=0.55
+    )
+    axes.bar_label(bars, [f"{one['ratio']:.2f}" for one in sums], padding=4)
+    for place, one in enumerate(sums):
+        axes.plot([one["limit"]] * 2, [place - 0.38, place + 0.38], color="black", linewidth=2)
+    axes.set_xlim(0, max(1.0, *(one["ratio"] for one in sums)) * 1.12)
+    axes.set_xlabel("part of the time of what it is compared with; black: the goal")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(to, dpi=120, metadata={"Software": None})
+    pyplot.close(figure)
 
 
 def main() -> int:
@@ -268,6 +340,8 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--gfx", default="gfx1151", help="the target of the ROCm build")
+    parser.add_argument("--second", default="gfx1201", help="the target that is added to it")
+    parser.add_argument("--other", type=Path, help="the tree of another release of llama-cpp-python")
     parser.add_argument("--phase", action="append", default=[], help="measure this one, even again")
     parser.add_argument("--fresh", action="store_true", help="forget what was measured and begin again")
     parser.add_argument("--report", action="store_true", help="print what was measured, measure nothing")
@@ -278,8 +352,12 @@ def main() -> int:
     project = Project(ROOT)
     request = project.complete(Request(images=("llama",), gfx=(asked.gfx,)))
     (cell,) = project.plan(request).cells
-    dockerfile = project.renderer.dockerfile(cell, project.sources, project.llama, jobs=request.jobs)
-    todo = phases(dockerfile, trial=asked.trial)
+    (both,) = project.plan(project.complete(Request(images=("llama",), gfx=(asked.gfx, asked.second)))).cells
+    dockerfile, two = (
+        project.renderer.dockerfile(one, project.sources, project.llama, jobs=request.jobs)
+        for one in (cell, both)
+    )
+    todo = phases(dockerfile, two, trial=asked.trial)
     key = digest("\0".join((project.llama.digest, *(phase.script for phase in todo))))
     known = json.loads(file.read_text("utf-8")) if file.is_file() and not asked.fresh else {}
     if asked.report:
@@ -294,21 +372,27 @@ def main() -> int:
         _forget_cache(engine)
         known = {"key": key, "phases": {}}
     for phase in todo:
-        if phase.name in asked.phase or (not asked.phase and phase.name not in known["phases"]):
-            if phase.fills:
-                _forget_cache(engine)
-            known["phases"][phase.name] = measure(engine, phase, asked.cgroup_parent)
-            known |= {"machine": machine(), "versions": versions(engine, project, cell)}
-            known["phases"] = {
-                one.name: known["phases"][one.name] for one in todo if one.name in known["phases"]
-            }
-            known["summary"] = summary(known["phases"])
-            RESULTS.mkdir(exist_ok=True)
-            file.write_text(json.dumps(known, indent=2) + "\n", "utf-8")
-            file.with_suffix(".md").write_text(table(known), "utf-8")
+        if not (phase.name in asked.phase or (not asked.phase and phase.name not in known["phases"])):
+            continue
+        if phase.name == "other-release" and not asked.other:
+            show.say(f"{phase.name}: left out without --other")
+            continue
+        if phase.cache == "new":
+            _forget_cache(engine)
+        measured = measure(engine, phase, asked.cgroup_parent, asked.other and asked.other.resolve())
+        if phase.name == "other-release":
+            measured["release"] = asked.other.name
+        known["phases"][phase.name] = measured
+        known |= {"machine": machine(), "versions": versions(engine, project, cell)}
+        known["phases"] = {one.name: known["phases"][one.name] for one in todo if one.name in known["phases"]}
+        known["summary"] = summary(known["phases"])
+        RESULTS.mkdir(exist_ok=True)
+        file.write_text(json.dumps(known, indent=2) + "\n", "utf-8")
+        file.with_suffix(".md").write_text(table(known), "utf-8")
+        if known["summary"]:
+            plot(known, file.with_suffix(".png"))
     print(table(known))
-    sums = known["summary"]
-    return 0 if not sums or sums["ratio"][sums["judged"]] <= LIMIT else 1
+    return 0 if all(one["met"] for one in known["summary"]) else 1
 
 
 def _forget_cache(engine: Engine) -> None:

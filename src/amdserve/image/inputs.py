@@ -19,6 +19,7 @@ CONTEXT = (
     "requirements/container.txt",
     "src/amdserve",
     "templates/rocm/fatbin.py",
+    "templates/vulkan/glslc.sh",
 )
 # The toolkit stays on the host.
 CONTEXT_WITHOUT = ("src/amdserve/image",)
