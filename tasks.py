@@ -25,6 +25,7 @@ GFX = "GPU targets: gfx1151, a product, a family (rdna3), a comma list, or `all`
 JSON = "print one JSON document on standard output"
 DRY = "print what would be done, and do nothing"
 JOBS = "compilers at a time; 0: as many as cores and memory allow"
+COMPRESSION = "how layers are compressed: zstd, or gzip for a Docker Engine older than 23"
 HERE = "; without it: the ones found on this host"
 WHAT = {
     "image": "images of the catalogue, comma-separated, or `all`; without it: the catalogue's default",
@@ -440,13 +441,14 @@ def bench(
         raise Exit(code=code)
 
 
-@task(help={**WHAT, "dry": DRY, "json": JSON})
+@task(help={**WHAT, "compression": COMPRESSION, "dry": DRY, "json": JSON})
 @told
 @asks()
 def push(
     _c: Context,
     asked: Asked,
     *,
+    compression: str = "zstd",
     dry: bool = False,
     json: bool = False,
 ) -> None:
@@ -454,7 +456,8 @@ def push(
     from amdserve.image import report
     from amdserve.image.publish import commands
 
-    done = commands.push_images(asked.project(ROOT), asked.request(), only_show=dry)
+    request = asked.request()
+    done = commands.push_images(asked.project(ROOT), request, compression=compression, only_show=dry)
     show.answer({"images": [one.to_dict() for one in done]}) if json else print(report.pushed(done))
 
 
@@ -471,6 +474,7 @@ def push(
         "jobs": JOBS,
         "builder": "the buildx builder to build with",
         "cache": "a repository that keeps build caches; written with a --builder of its own only",
+        "compression": COMPRESSION,
         "dry": DRY,
         "json": JSON,
     }
@@ -489,6 +493,7 @@ def release(
     jobs: int = 0,
     builder: str = "",
     cache: str = "",
+    compression: str = "zstd",
     dry: bool = False,
     json: bool = False,
 ) -> None:
@@ -499,7 +504,9 @@ def release(
     project = asked.project(ROOT)
     request = project.matrix(asked.request(jobs))
     signer = commands.signer(key=key, identity=identity, issuer=issuer)
-    options = commands.options(through, promote=promote, dry=dry, builder=builder or None, cache=cache)
+    options = commands.options(
+        through, promote=promote, dry=dry, builder=builder or None, cache=cache, compression=compression
+    )
     done = commands.release_images(project, request, signer, options)
     show.answer({"images": [one.to_dict() for one in done]}) if json else print(report.released(done))
 

@@ -142,7 +142,7 @@ def prepare(project: Project, cell: Cell, engine: Engine, dockerfile: str) -> No
     packages = next(text for text in stage(dockerfile, VULKAN) if "apt-get install" in text)
     tools = next(text for text in stage(dockerfile, BINDING) if "venv /build-tools" in text)
     # Not the image's own environment, only what makes wheels.
-    tools = tools.partition("&& python3 -m venv --without-pip")[0].rstrip(" \\\n")
+    tools = tools.partition("&& PATH=")[0].rstrip(" \\\n")
     text = dockerfile + (
         f"\nFROM rocm-toolchain AS benchmark\nRUN {packages}\n"
         f"COPY requirements/container-build.txt requirements/container.txt /requirements/\nRUN {tools}\n"

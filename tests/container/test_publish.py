@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from amdserve import process
 from amdserve.errors import PublishError
 from amdserve.image.engine import Engine
 from amdserve.image.index import CA_VARIABLES
@@ -18,12 +20,14 @@ from amdserve.image.models import Cell, Request
 from amdserve.image.project import Project
 from amdserve.image.publish import published, push, tools
 from amdserve.image.publish.backoff import Backoff
+from amdserve.image.publish.compress import COMPRESSIONS, MEDIA_TYPES, Compression
 from amdserve.image.publish.reference import parse
-from amdserve.image.publish.registry import Registry
+from amdserve.image.publish.registry import Manifest, Registry
 from amdserve.image.publish.sign import TESTED, Signer
 from amdserve.image.publish.tags import LABEL
 
 from . import registries, releasing
+from .emptied import emptied, possible
 from .images import Layer
 from .registries import Proxy, Server, at, toy
 
@@ -54,9 +58,11 @@ def opened(host: str, **backoff: Any) -> Registry:
     return Registry.open(parse(f"{host}/me/amdserve"), backoff=Backoff(first=0.05, **backoff))
 
 
-def send(registry: Registry, cell: Cell, image: LocalImage, engine: Engine, folder: Path) -> push.Pushed:
+def send(
+    registry: Registry, cell: Cell, image: LocalImage, engine: Engine, folder: Path, **more: Any
+) -> push.Pushed:
     named = at(cell, registry.reference.repository)
-    return push.push(registry, named, image, engine, folder=folder, latest=EPOCH)
+    return push.push(registry, named, image, engine, folder=folder, latest=EPOCH, **more)
 
 
 def test_what_is_pushed_is_there_whole_and_is_not_sent_twice(
@@ -72,7 +78,7 @@ def test_what_is_pushed_is_there_whole_and_is_not_sent_twice(
     assert [check for check in found.checks if not check.ok] == []
     assert found.manifest.digest == first.reference.digest
     assert {layer["mediaType"] for layer in found.manifest.body["layers"]} == {
-        "application/vnd.oci.image.layer.v1.tar+gzip"
+        "application/vnd.oci.image.layer.v1.tar+zstd"
     }
     annotations = found.manifest.body["annotations"]
     assert annotations[LABEL + "hash"] == cell.hash
@@ -91,12 +97,15 @@ def test_what_is_pushed_is_there_whole_and_is_not_sent_twice(
     assert there.reference.digest == first.reference.digest
 
 
+@pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_engine_gets_the_same_image_back(
-    server: Server, cell: Cell, image: LocalImage, engine: Engine, tmp_path: Path
+    server: Server, cell: Cell, image: LocalImage, engine: Engine, tmp_path: Path, *, compression: Compression
 ) -> None:
     registry, client = opened(server.host), engine.client()
-    sent = send(registry, cell, image, engine, tmp_path / "pack")
+    sent = send(registry, cell, image, engine, tmp_path / "pack", compression=compression)
     found = published.fetch(registry, sent.reference)
+    assert found.ok, found.checks
+    assert f"compressed with {compression}," in found.checks[-1].detail
     client.images.pull(sent.reference.repository, tag=sent.reference.digest)
     try:
         held = client.api.inspect_image(sent.reference.pinned)
@@ -105,6 +114,73 @@ def test_engine_gets_the_same_image_back(
         assert held["Created"].startswith("2023-11-14T22:13:20")
     finally:
         client.images.remove(sent.reference.pinned, force=True)
+
+
+@contextmanager
+def running(engine: Engine, cell: Cell, context: Path) -> Iterator[LocalImage]:
+    """Build an image with a system in it, so that it can be started; it goes afterwards."""
+    client = engine.client()
+    from_ = next(tag for one in client.images.list("amdserve-base") for tag in one.tags)
+    context.mkdir()
+    (context / "said").write_text(cell.hash)
+    tag = f"amdserve-test:running-{cell.hash[-12:]}"
+    labels = [word for name, value in cell.labels.items() for word in ("--label", f"{name}={value}")]
+    (context / "Dockerfile").write_text(f"FROM {from_}\nCOPY said /said\n")
+    process.run([*engine.buildx, "build", "--load", "--tag", tag, *labels, str(context)], env=engine.env())
+    try:
+        found = Images(engine).find(tag)
+        assert found
+        yield found
+    finally:
+        client.images.remove(tag, force=True)
+
+
+@pytest.mark.skipif(not possible(), reason="a second engine is started by root, with this project's own")
+def test_image_of_either_compression_runs_where_nobody_had_it(
+    server: Server, cell: Cell, engine: Engine, tmp_path: Path
+) -> None:
+    """One layer is gzip's from an older release and zstd's from this one: neither is taken for the other."""
+    registry = opened(server.host)
+    newer = replace(cell, hash="sha256:" + "4" * 64)
+    newer = replace(newer, tags=tuple(tag.replace(cell.hash[7:19], newer.hash[7:19]) for tag in cell.tags))
+    newer = replace(newer, labels={**cell.labels, LABEL + "hash": newer.hash})
+    sent: dict[str, push.Pushed] = {}
+    for one, compression in ((cell, "gzip"), (newer, "zstd")):
+        with running(engine, one, tmp_path / compression) as image:
+            sent[compression] = send(registry, one, image, engine, tmp_path / "pack", compression=compression)
+            assert sent[compression].shared == 0, "what is compressed otherwise is another blob"
+            said: list[str] = []
+            again = send(registry, one, image, engine, tmp_path / "pack", compression="zstd", say=said.append)
+            assert again.reference.digest == sent[compression].reference.digest
+            assert ("stays compressed with gzip" in said[0]) == (compression == "gzip")
+    read = {name: published.fetch(registry, one.reference) for name, one in sent.items()}
+    bases = [one.config["rootfs"]["diff_ids"][0] for one in read.values()]
+    assert bases[0] == bases[1], "it is the same layer once it is unpacked"
+    assert [check for one in read.values() for check in one.checks if not check.ok] == []
+    gzip, zstd = (sum(layer["size"] for layer in read[name].manifest.body["layers"]) for name in sent)
+    assert zstd < 0.8 * gzip
+    with emptied() as empty:
+        for name, pushed in sent.items():
+            where = pushed.reference
+            empty.images.pull(where.repository, tag=where.digest)
+            words = empty.containers.run(where.pinned, ["cat", "/said"], remove=True, network_mode="none")
+            assert words.decode() == read[name].labels[LABEL + "hash"]
+
+
+def test_layer_under_the_media_type_of_another_compression_is_named(
+    server: Server, cell: Cell, image: LocalImage, engine: Engine, tmp_path: Path
+) -> None:
+    registry = opened(server.host)
+    sent = send(registry, cell, image, engine, tmp_path / "pack")
+    manifest = registry.manifest(str(sent.reference.tag))
+    assert manifest
+    body = manifest.body
+    body["layers"][1]["mediaType"] = MEDIA_TYPES["gzip"]
+    registry.put_manifest("mixed", Manifest(json.dumps(body).encode()))
+    found = published.fetch(registry, registry.reference.at(tag="mixed"))
+    (check,) = (one for one in found.checks if one.name == "layers")
+    assert not check.ok
+    assert check.detail.startswith(f"layer 2, {body['layers'][1]['digest'][:19]}, is compressed with zstd")
 
 
 def test_second_target_sends_only_what_is_its_own(

@@ -44,7 +44,10 @@ class Attempt:
         self.house.status.set("starting", backend=self.backend, device=self.device)
         for note in self.entry.get("notes", ()):
             self.house.log.say(note, "warning")
-        failure = self.find_device() or self._arithmetic() or self._start()
+        failure = self.find_device()
+        if self.entry["device"] == "gpu":
+            self.house.status.phases.lap("devices")
+        failure = failure or self._arithmetic() or self._start()
         return None if self.house.loop.stops else failure
 
     def find_device(self) -> Failure | None:
@@ -92,6 +95,7 @@ class Attempt:
             return None
         begun = time.monotonic()
         failure, worst = check(house, self.entry, self.device_flags)
+        house.status.phases.lap("selftest")
         if failure is None and not house.loop.stops:
             house.memory.prove(self.backend, worst)
             took = time.monotonic() - begun
@@ -133,6 +137,7 @@ class Attempt:
         done, of = runner.offloaded or (0, 0)
         share = f", {done} of {of} layers on it" if self.entry.get("offload") and of else ""
         host, port = self.address
+        self.house.status.phases.ready()
         self.house.status.set("ready", backend=self.backend, device=self.device, pid=runner.child.pid)
         self.house.log.say(
             f"ready after {runner.seconds:.1f} s: {self.backend} on {self.device}{share}, http://{host}:{port}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -73,7 +74,10 @@ class Line:
         self.command = command
         self.help: Help = backend.help
         self.given = request.model_fields_set
-        flags = [part.split("=", 1)[0] for part in request.extra_args if part.startswith("-")]
+        # vLLM also takes a part of an option's JSON: `--compilation-config.mode=3`.
+        flags = [
+            re.split(r"[=.]", part, maxsplit=1)[0] for part in request.extra_args if part.startswith("-")
+        ]
         self.extra: set[str] = set()
         for flag in flags:
             if flag.lstrip("-")[:1].isdigit():  # a negative number, not a flag

@@ -182,6 +182,7 @@ def spec(
         "advice": made.fit.advice,
         "state_dir": str(place) if place else None,
         "measured": planned.measured.to_dict() if planned.measured else None,
+        "detect": round(sum(attempt.ms for attempt in planned.detection.attempts) / 1e3, 3),
         "entries": entries,
         **options.model_dump(),
     }

@@ -29,7 +29,7 @@ def status(*, as_json: bool) -> int:
     shown: dict[str, Any] = {name: data.get(name) for name in CONTRACT}
     since = data.get("since")
     shown["since"] = stamp(since) if isinstance(since, int | float) else None
-    for name in ("measured", "error"):
+    for name in ("phases", "measured", "error"):
         if data.get(name):
             shown[name] = data[name]
     if as_json:
@@ -42,6 +42,10 @@ def status(*, as_json: bool) -> int:
 def _print(shown: dict[str, Any], since: float) -> None:
     backend = f": {shown['backend']} on {shown['device']}" if shown["backend"] else ""
     print(f"{shown['state']} for {time.time() - since:.0f} s{backend}, port {shown['port']}")
+    if phases := dict(shown.get("phases") or {}):
+        ready = phases.pop("ready", None)
+        parts = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in phases.items())
+        print(f"  start: {parts}" + (f"; ready after {ready:.2f} s" if ready is not None else ""))
     if measured := shown.get("measured"):
         print(f"  order and settings as measured on {measured['date']} by `amdserve bench`")
     for entry in shown["history"] or ():

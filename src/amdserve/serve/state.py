@@ -12,6 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from amdserve.serve.phases import Phases, begun
+
 VARIABLE = "AMDSERVE_STATE_DIR"
 DEFAULT = "/var/lib/amdserve"
 # Where nothing else can be written to: a read-only root file system still has these.
@@ -104,10 +106,15 @@ class Status:
         place: the folder, or None to keep it in memory only.
         port: where it listens.
         host: the address to ask it at.
+
+    Attributes:
+        phases: where the time of its start goes; it is written with the next change.
     """
 
     def __init__(self, place: Path | None, *, port: int, host: str) -> None:
         self.path = place / file_name() if place else None
+        started = _start_time(os.getpid())
+        self.phases = Phases(begun(started))
         self.data: dict[str, Any] = {
             "state": "starting",
             "backend": None,
@@ -117,7 +124,8 @@ class Status:
             "history": [],
             "host": host,
             "supervisor": os.getpid(),
-            "started": _start_time(os.getpid()),
+            "started": started,
+            "phases": self.phases.seconds,
         }
         self._sweep()
 

@@ -51,6 +51,7 @@ class Supervisor:
         self.log = Log(spec["log_format"], keys)
         place = Path(spec["state_dir"]) if spec.get("state_dir") else None
         self.status = Status(place, port=spec["port"], host=spec["host"])
+        self.status.phases.lap("plan", of_which=("detect", float(spec.get("detect", 0.0))))
         if spec.get("measured"):
             self.status.data["measured"] = spec["measured"]
         self.loop = Loop()
@@ -121,6 +122,7 @@ class Supervisor:
         backend = str(entry["backend"])
         self.memory.failed(backend, failure, served=served)
         self.status.record(failure.to_dict(backend))
+        self.status.phases.failed(served=served > 0)
         self.log.say(
             f"{backend} failed after {failure.seconds:.1f} s: {failure.cls}: {failure.detail}",
             "warning",

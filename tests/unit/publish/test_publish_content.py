@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import http.server
 import io
 import json
+import os
+import random
 import struct
 import tarfile
 import threading
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from hypothesis import given
@@ -20,9 +24,10 @@ from hypothesis import strategies as st
 from spdx_tools.spdx.parser.parse_anything import parse_file
 from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 
-from amdserve.errors import PublishError
-from amdserve.image.publish import normal, sbom
+from amdserve.errors import PublishError, UsageError
+from amdserve.image.publish import compress, normal, sbom
 from amdserve.image.publish.backoff import Backoff
+from amdserve.image.publish.compress import COMPRESSIONS, Compression, Plain
 from amdserve.image.publish.inventory import Inventory
 from amdserve.image.publish.pieces import Pieces
 from amdserve.image.publish.reference import parse
@@ -71,7 +76,24 @@ def rewritten(tmp_path: Path, content: bytes) -> tarfile.TarFile:
     (tmp_path / "in").write_bytes(content)
     found = normal.write(tmp_path / "in", tmp_path / "out", epoch=EPOCH)
     assert found.size == (tmp_path / "out").stat().st_size
-    return tarfile.open(tmp_path / "out")
+    return tarfile.open(fileobj=io.BytesIO(unpacked((tmp_path / "out").read_bytes())[1]))
+
+
+def unpacked(content: bytes) -> tuple[str | None, bytes]:
+    """Read a layer to its end; give what it was compressed with, and what was in it."""
+    plain = Plain(io.BytesIO(content))
+    found = b"".join(iter(lambda: plain.read(100_003), b""))
+    return plain.compression, found
+
+
+def packed(content: bytes, compression: Compression, piece: int = 1 << 20) -> bytes:
+    buffer = io.BytesIO()
+    sink = normal.Sink(buffer, compression)
+    for start in range(0, len(content), piece):
+        sink.write(content[start : start + piece])
+    found = sink.end()
+    assert (found.digest, found.diff_id) == (sha256(buffer.getvalue()), sha256(content))
+    return buffer.getvalue()
 
 
 def test_times_are_taken_out_and_nothing_else(tmp_path: Path) -> None:
@@ -104,14 +126,81 @@ def test_compiled_python_goes_with_its_source(tmp_path: Path) -> None:
     assert held == [pyc(EPOCH), pyc(EPOCH - 5), pyc(EPOCH + 5, 1)]
 
 
-def test_layer_of_the_base_stays_byte_for_byte(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("before", [None, *COMPRESSIONS])
+def test_layer_of_the_base_stays_byte_for_byte(
+    tmp_path: Path, before: Compression | None, compression: Compression
+) -> None:
     content = archive(("young", b"1", {"mtime": EPOCH + 5}))
-    (tmp_path / "in").write_bytes(content)
-    found = normal.write(tmp_path / "in", tmp_path / "out", epoch=None)
+    (tmp_path / "in").write_bytes(packed(content, before) if before else content)
+    found = normal.write(tmp_path / "in", tmp_path / "out", epoch=None, compression=compression)
     assert found.diff_id == sha256(content)
-    # What comes compressed is taken apart first, and ends as the same bytes.
-    (tmp_path / "gzip").write_bytes((tmp_path / "out").read_bytes())
-    assert normal.write(tmp_path / "gzip", tmp_path / "again", epoch=None) == found
+    assert found.media_type == f"application/vnd.oci.image.layer.v1.tar+{compression}"
+    # However it came, it ends as the same bytes.
+    assert (tmp_path / "out").read_bytes() == packed(content, compression)
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@given(content=st.binary(max_size=3000), piece=st.integers(1, 3000))
+def test_what_is_compressed_is_the_same_in_whatever_pieces_it_comes(
+    compression: Compression, content: bytes, piece: int
+) -> None:
+    whole = packed(content, compression)
+    assert packed(content, compression, piece) == whole
+    assert unpacked(whole) == (compression, content)
+
+
+def test_zstd_is_the_same_on_any_machine_and_is_unpacked_by_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [random.Random(word).randbytes(200) for word in range(500)]
+    # More than one of the parts that threads share out, which are four windows long.
+    content = b"".join(random.Random(1).choices(words, k=(40 << 20) // 200))
+    found = set()
+    for cores, piece in ((1, 1 << 20), (2, 100_003), (16, 1 << 20)):
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        found.add(packed(content, "zstd", piece))
+    (one,) = found
+    held = zstandard.get_frame_parameters(one)
+    assert held.window_size <= 8 << 20, "more need not be held by who unpacks it"
+    assert held.has_checksum
+    assert unpacked(one) == ("zstd", content)
+
+
+def test_layer_of_several_parts_is_read_whole() -> None:
+    one, two = (zstandard.compress(part, 3) for part in (b"one", b"two"))
+    skipped = b"\x5f\x2a\x4d\x18\x03\x00\x00\x00abc"
+    assert unpacked(one + skipped + two) == ("zstd", b"onetwo")
+    assert unpacked(skipped + one) == ("zstd", b"one")
+    assert unpacked(gzip.compress(b"one") + gzip.compress(b"two")) == ("gzip", b"onetwo")
+    assert unpacked(b"plain") == (None, b"plain")
+    assert unpacked(b"") == (None, b"")
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_broken_layer_is_told_and_never_a_shorter_one(tmp_path: Path, compression: Compression) -> None:
+    content = random.Random(1).randbytes(100_000)
+    whole = packed(content, compression)
+    for kept in (5, 50_000, len(whole) - 1):
+        with pytest.raises(tarfile.ReadError):
+            unpacked(whole[:kept])
+    with pytest.raises(tarfile.ReadError):
+        unpacked(whole[:50_000] + bytes([whole[50_000] ^ 1]) + whole[50_001:])
+    with pytest.raises(tarfile.ReadError):
+        unpacked(whole + b"more")
+    layer = packed(archive(("file", content, {})) + bytes(3 << 20), compression)
+    for name, epoch in (("base", None), ("ours", EPOCH)):
+        (tmp_path / name).write_bytes(layer[:-1])
+        with pytest.raises(tarfile.ReadError):
+            normal.write(tmp_path / name, tmp_path / "out", epoch=epoch)
+
+
+def test_compression_is_known_by_name_and_media_type() -> None:
+    assert [compress.named(word) for word in ("zstd", "gzip")] == ["zstd", "gzip"]
+    with pytest.raises(UsageError, match="'xz'"):
+        compress.named("xz")
+    docker = "application/vnd.docker.image.rootfs.diff.tar"
+    names = {name: {"mediaType": name} for name in (*compress.MEDIA_TYPES.values(), docker, f"{docker}.gzip")}
+    assert [compress.of_media_type(name) for name in names] == ["zstd", "gzip", None, "gzip"]
+    assert compress.of_layers({"layers": list(names.values())}) == "gzip and nothing and zstd"
 
 
 @given(st.lists(st.binary(max_size=50)), st.lists(st.integers(0, 60), max_size=20))

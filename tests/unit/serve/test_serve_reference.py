@@ -172,9 +172,10 @@ def test_right_arithmetic_serves_and_is_remembered(bed: Bed) -> None:
     entry = checked(bed, nudged(0.05))
     for expected in (True, False):
         with bed.supervise(spec(bed, entry)) as run:
-            run.until("ready", VULKAN)
+            told = run.until("ready", VULKAN)["phases"]
             run.stop()
             assert ("self-test:" in run.log) is expected
+            assert ("selftest" in told) is expected
     with bed.supervise(spec(bed, entry, proof="another driver")) as run:
         run.until("ready", VULKAN)
         run.stop()

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from amdserve.errors import VerifyError
 from amdserve.image.verify import layers
@@ -79,7 +80,8 @@ def test_it_is_found_in_a_layer_whose_file_a_later_one_removed() -> None:
 
 
 def test_it_is_found_in_a_compressed_layer() -> None:
-    assert found(image(gzip.compress(tar({"etc/ca": PEM})))) == ["/etc/ca"]
+    for compressed in (gzip.compress, zstandard.compress):
+        assert found(image(compressed(tar({"etc/ca": PEM})))) == ["/etc/ca"]
 
 
 def test_a_layer_that_changes_nothing_counts() -> None:
@@ -104,8 +106,9 @@ def test_it_is_found_across_two_pieces_of_a_large_file(
 
 
 def test_an_unreadable_layer_is_no_clean_layer() -> None:
-    with pytest.raises(VerifyError, match="zstd"):
-        found(image(layers.ZSTD + b"\0" * 2000))
+    for compressed in (gzip.compress, zstandard.compress):
+        with pytest.raises(VerifyError, match="cannot be read"):
+            found(image(compressed(tar({"a": b"b" * 5000}))[:-1]))
     with pytest.raises(VerifyError, match="cannot be read"):
         found(image(tar({"a": b"b" * 5000}))[:4000])
 

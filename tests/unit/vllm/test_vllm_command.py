@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from amdserve.gpu.models import GPU, GPUDetectionResult, GPUType
 from amdserve.serve.described import Model
 from amdserve.serve.flags import Help
 from amdserve.serve.image import Backend, Image
-from amdserve.serve.line import Command, Job
+from amdserve.serve.line import Command, Job, Line, Refused
 from amdserve.serve.machine import Machine
 from amdserve.serve.request import ModelLoadRequest
 from amdserve.serve.vllm import alike, command, memory_share
@@ -47,6 +48,26 @@ def of(model: Model, environ: dict[str, str] | None = None, **asked: Any) -> Job
 
 def value(line: Command, flag: str) -> str | None:
     return line.argv[line.argv.index(flag) + 1] if flag in line.argv else None
+
+
+@pytest.mark.parametrize(
+    ("flag", "known"),
+    [
+        ("--compilation-config.mode", True),
+        ("--compilation_config.pass_config.fuse=1", True),
+        ("--compilation-config", True),
+        ("--composition-config.mode", False),
+        ("--.mode", False),
+    ],
+)
+def test_a_part_of_an_option_is_known_by_the_option(flag: str, known: bool) -> None:
+    backend = replace(VLLM, help=Help("options:\n  --compilation-config, -cc CONFIG  how it compiles\n"))
+    job = of(Model("/m", "huggingface", "llm"), extra_args=(flag,))
+    if known:
+        Line(Command([]), backend, job.request)
+    else:
+        with pytest.raises(Refused, match="does not know"):
+            Line(Command([]), backend, job.request)
 
 
 def test_several_equal_gpus_serve_together() -> None:

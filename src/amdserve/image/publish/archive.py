@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from amdserve.errors import PublishError
 from amdserve.image import show
 from amdserve.image.local import answering
-from amdserve.image.publish import normal
+from amdserve.image.publish import compress, normal
+from amdserve.image.publish.compress import Compression
 from amdserve.image.publish.pieces import Pieces
 from amdserve.image.publish.registry import sha256
 
@@ -65,6 +66,7 @@ def packed(
     folder: Path,
     *,
     epoch: int,
+    compression: Compression = compress.DEFAULT,
     size: int = 0,
     say: Callable[[str], None] = show.say,
 ) -> Iterator[Packed]:
@@ -75,6 +77,7 @@ def packed(
         image: its id.
         folder: an empty folder is made there.
         epoch: the latest time that may stay in a layer of ours, in seconds.
+        compression: with what the layers are compressed.
         size: the image's bytes, to know beforehand whether there is room for them.
         say: takes the lines that tell how it goes.
 
@@ -88,12 +91,18 @@ def packed(
         check_room(work, size)
         say(f"reading {show.megabytes(size)} from the engine")
         try:
-            found = _pack(_save(engine, image, work), work, epoch)
+            found = _pack(_save(engine, image, work), work, epoch, compression)
         except OSError as reason:
             raise PublishError(
                 f"the image cannot be packed in {work}",
                 cause=str(reason),
                 fix=f"df -h {folder}; make room, then run it again",
+            ) from reason
+        except tarfile.TarError as reason:
+            raise PublishError(
+                f"a layer of {image} cannot be read as the engine gives it",
+                cause=str(reason),
+                fix=f"docker image rm {image}, and ./inv build it again",
             ) from reason
         yield found
     finally:
@@ -139,18 +148,19 @@ def _save(engine: Engine, image: str, work: Path) -> dict[str, Any]:
     return dict(found)
 
 
-def _pack(manifest: dict[str, Any], work: Path, epoch: int) -> Packed:
+def _pack(manifest: dict[str, Any], work: Path, epoch: int, compression: Compression) -> Packed:
     config = json.loads((work / "saved" / manifest["Config"]).read_bytes())
     sources = [work / "saved" / name for name in manifest["Layers"]]
     base = base_layers(config)
 
     def one(place: int) -> normal.Digests:
         part = work / f"part-{place}"
-        found = normal.write(sources[place], part, epoch=None if place < base else epoch)
+        latest = None if place < base else epoch
+        found = normal.write(sources[place], part, epoch=latest, compression=compression)
         part.rename(work / found.digest.removeprefix("sha256:"))
         return found
 
-    # zlib and hashing let other threads run.
+    # Compressing and hashing let other threads run.
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         layers = tuple(pool.map(one, range(len(sources))))
     shutil.rmtree(work / "saved")

@@ -12,7 +12,8 @@ from amdserve.image import verify as verifying
 from amdserve.image.local import Images, LocalImage
 from amdserve.image.models import Cell, Request
 from amdserve.image.project import Project
-from amdserve.image.publish import published, push
+from amdserve.image.publish import compress, published, push
+from amdserve.image.publish.compress import Compression
 from amdserve.image.publish.pull import pulled
 from amdserve.image.publish.reference import names_registry, parse
 from amdserve.image.publish.registry import Registry
@@ -24,18 +25,21 @@ if TYPE_CHECKING:
     from amdserve.image.engine import Engine
 
 
-def push_images(project: Project, request: Request, *, only_show: bool = False) -> list[push.Pushed]:
+def push_images(
+    project: Project, request: Request, *, compression: str = compress.DEFAULT, only_show: bool = False
+) -> list[push.Pushed]:
     """Push the built images of a request under the tags that never move.
 
     Raises:
-        UsageError: the request does not hold, or its repository names no registry.
+        UsageError: the request does not hold, its repository names no registry, or no such compression is.
         PublishError: an image is not built, or the registry does not take it.
     """
+    kind = compress.named(compression)
     where = parse(f"{request.repository}:latest")
     plan = project.plan(project.complete(request))
     if only_show:
         for cell in plan.cells:
-            show.say(f"+ push {cell.immutable}, layers that are missing only")
+            show.say(f"+ push {cell.immutable}, layers that are missing only, compressed with {kind}")
         return [push.Pushed(parse(cell.immutable), "missing") for cell in plan.cells]
     engine = _engine()
     images, registry = Images(engine), Registry.open(where)
@@ -55,6 +59,7 @@ def push_images(project: Project, request: Request, *, only_show: bool = False) 
                 engine,
                 folder=project.root / push.FOLDER,
                 latest=push.epoch(project.sources),
+                compression=kind,
             )
         )
     return done
@@ -71,13 +76,14 @@ def not_built(cell: Cell) -> PublishError:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How far a release goes, and whether it only says what it would do."""
+    """How far a release goes, how its layers are compressed, and whether it only says what it would do."""
 
     through: Step = "notes"
     promote: bool = False
     dry: bool = False
     builder: str | None = None
     cache: str = ""
+    compression: Compression = compress.DEFAULT
 
 
 def release_images(project: Project, request: Request, signer: Signer, options: Options) -> list[Released]:
@@ -128,6 +134,7 @@ def release_images(project: Project, request: Request, signer: Signer, options: 
         push.epoch(project.sources),
         built,
         prove,
+        options.compression,
     ).run(through=options.through, promote=options.promote)
 
 
@@ -165,17 +172,23 @@ def signer(*, key: str = "", public: str = "", identity: str = "", issuer: str =
 
 
 def options(
-    through: str, *, promote: bool, dry: bool, builder: str | None = None, cache: str = ""
+    through: str,
+    *,
+    promote: bool,
+    dry: bool,
+    builder: str | None = None,
+    cache: str = "",
+    compression: str = compress.DEFAULT,
 ) -> Options:
     """Give how far a release goes, of the words of a command line.
 
     Raises:
-        UsageError: there is no such step.
+        UsageError: there is no such step, or no such compression.
     """
     step = next((one for one in STEPS if one == through), None)
     if step is None:
         raise UsageError(f"a release has no step {through!r}", fix=f"--through {'|'.join(STEPS)}")
-    return Options(step, promote, dry, builder, cache)
+    return Options(step, promote, dry, builder, cache, compress.named(compression))
 
 
 def _engine() -> Engine:

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from email.parser import BytesHeaderParser
 from pathlib import PurePosixPath
-from typing import IO, Any
+from typing import Any
+
+from amdserve.image.publish.pieces import Readable
 
 STATUS = "var/lib/dpkg/status"
 IMAGE_JSON = "etc/amdserve/image.json"
@@ -39,13 +41,13 @@ class Inventory:
 
     files: dict[str, bytes] = field(default_factory=dict)
 
-    def add(self, layer: IO[bytes]) -> None:
+    def add(self, layer: Readable) -> None:
         """Take a layer in, as a tar stream.
 
         Raises:
-            tarfile.TarError: it is no tar archive.
+            tarfile.TarError: it is no tar archive, or its compression is broken.
         """
-        with tarfile.open(fileobj=layer, mode="r|", bufsize=1 << 20) as archive:
+        with tarfile.open(fileobj=layer, mode="r|", bufsize=1 << 20) as archive:  # type: ignore[call-overload]
             for entry in archive:
                 path = entry.name.removeprefix("./").strip("/")
                 if PurePosixPath(path).name.startswith(_WHITEOUT):

@@ -11,15 +11,16 @@ import hashlib
 import io
 import struct
 import tarfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 
-# Twice as fast as the usual 6, and two per cent larger.
-LEVEL = 4
-GZIP_MAGIC = b"\x1f\x8b"
+from amdserve.image.publish import compress
+from amdserve.image.publish.compress import Compression
+from amdserve.image.publish.pieces import Readable
+
 # Flags, time and size of a .pyc that goes by its source's time: four bytes each after the magic number.
 _PYC = struct.Struct("<4sIII")
 _TIMES = ("mtime", "atime", "ctime", "LIBARCHIVE.creationtime")
@@ -27,26 +28,31 @@ _TIMES = ("mtime", "atime", "ctime", "LIBARCHIVE.creationtime")
 
 @dataclass(frozen=True, slots=True)
 class Digests:
-    """What a written layer is known by: `digest` and `size` as compressed, `diff_id` as it is unpacked."""
+    """What a written layer is known by: `digest` and `size` in bytes as compressed, `diff_id` as unpacked."""
 
     digest: str
     size: int
     diff_id: str
+    compression: Compression
+
+    @property
+    def media_type(self) -> str:
+        """What a manifest calls it."""
+        return compress.MEDIA_TYPES[self.compression]
 
 
 class Sink:
     """Takes a tar stream; writes it compressed and counts both digests on the way."""
 
-    def __init__(self, to: IO[bytes]) -> None:
-        self._to = to
-        # No name and no time in gzip's header: the same content gives the same bytes.
-        self._gzip = zlib.compressobj(LEVEL, zlib.DEFLATED, 31)
+    def __init__(self, to: IO[bytes], compression: Compression) -> None:
+        self._to, self._compression = to, compression
+        self._compressor = compress.compressor(compression)
         self._inner, self._outer, self._size = hashlib.sha256(), hashlib.sha256(), 0
 
     def write(self, data: bytes) -> int:
         """Take some bytes of the tar stream."""
         self._inner.update(data)
-        self._put(self._gzip.compress(data))
+        self._put(self._compressor.compress(data))
         return len(data)
 
     def _put(self, data: bytes) -> None:
@@ -56,41 +62,49 @@ class Sink:
 
     def end(self) -> Digests:
         """End the stream and give what it is known by."""
-        self._put(self._gzip.flush())
-        return Digests("sha256:" + self._outer.hexdigest(), self._size, "sha256:" + self._inner.hexdigest())
+        self._put(self._compressor.flush())
+        digest, diff_id = (f"sha256:{one.hexdigest()}" for one in (self._outer, self._inner))
+        return Digests(digest, self._size, diff_id, self._compression)
 
 
-def write(source: Path, to: Path, *, epoch: int | None) -> Digests:
+def write(
+    source: Path, to: Path, *, epoch: int | None, compression: Compression = compress.DEFAULT
+) -> Digests:
     """Write a layer, compressed.
 
     Args:
-        source: the layer as a tar file, compressed with gzip or not.
+        source: the layer as a tar file, compressed with zstd, with gzip or not.
         to: the file that is written.
         epoch: the latest time that may stay in it, in seconds; None leaves the archive byte for byte.
+        compression: with what it is written.
+
+    Raises:
+        tarfile.TarError: the source is no tar archive, or its compression is broken.
     """
     with opened(source) as tar, to.open("wb") as file:
-        sink = Sink(file)
+        sink = Sink(file, compression)
         if epoch is None:
             while data := tar.read(1 << 20):
                 sink.write(data)
         else:
             clamp(tar, sink, epoch)
+            # Past the archive's end there is still the checksum of what was compressed.
+            while tar.read(1 << 20):
+                pass
         return sink.end()
 
 
-def opened(source: Path) -> BinaryIO:
+@contextmanager
+def opened(source: Path) -> Iterator[compress.Plain]:
     """Open a layer for reading as a plain tar stream."""
-    import gzip  # noqa: PLC0415
-
     with source.open("rb") as file:
-        compressed = file.read(2) == GZIP_MAGIC
-    return gzip.open(source, "rb") if compressed else source.open("rb")  # type: ignore[return-value]
+        yield compress.Plain(file)
 
 
-def clamp(source: IO[bytes], sink: Any, epoch: int) -> None:
+def clamp(source: Readable, sink: Any, epoch: int) -> None:
     """Copy a tar stream with no time later than the epoch; everything else stays, the order too."""
     with (
-        tarfile.open(fileobj=source, mode="r|", bufsize=1 << 20) as before,
+        tarfile.open(fileobj=source, mode="r|", bufsize=1 << 20) as before,  # type: ignore[call-overload]
         tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT, bufsize=1 << 20) as after,
     ):
         for entry in before:

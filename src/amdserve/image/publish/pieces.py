@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
+
+
+class Readable(Protocol):
+    """As much of a file as a stream is read with."""
+
+    def read(self, size: int, /) -> bytes:
+        """Give up to `size` bytes, fewer only at the end."""
 
 
 class Pieces:
@@ -11,7 +19,7 @@ class Pieces:
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self._pieces, self._piece, self._at = filter(None, pieces), b"", 0
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int, /) -> bytes:
         """Give up to `size` bytes, fewer only at the end."""
         found = []
         while size > 0:

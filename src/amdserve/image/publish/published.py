@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import tarfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from amdserve.errors import AmdserveError, PublishError
 from amdserve.image import show
-from amdserve.image.publish import provenance, sign, tags
+from amdserve.image.publish import compress, provenance, sign, tags
 from amdserve.image.publish.inventory import Inventory
-from amdserve.image.publish.pieces import Pieces
+from amdserve.image.publish.pieces import Pieces, Readable
 from amdserve.image.publish.reference import Reference
 from amdserve.image.publish.registry import Manifest, Registry
 from amdserve.image.publish.sign import Signer
@@ -77,29 +76,40 @@ def _layers(registry: Registry, manifest: Manifest, config: Mapping[str, Any], i
     wrong, size = [], 0
     for place, (layer, diff_id) in enumerate(zip(layers, unpacked, strict=True), 1):
         stream = Stream(registry.read_blob(layer["digest"]))
-        trouble = ""
-        try:
-            inventory.add(stream)  # type: ignore[arg-type]
-            stream.drain()
-        except (tarfile.TarError, zlib.error, EOFError) as reason:
-            trouble = f": {reason}"
-            stream.drain(broken=True)
-        except PublishError as reason:
-            trouble = f": {reason.what}"
+        if trouble := _read(stream, layer, diff_id, inventory):
+            wrong.append(f"layer {place}, {layer['digest'][:19]}, {trouble}")
         size += stream.size
-        if trouble or stream.digest != layer["digest"] or stream.diff_id != diff_id:
-            wrong.append(f"layer {place}, {layer['digest'][:19]}, is not what its digest says{trouble}")
-    said = "; ".join(wrong) or f"{len(layers)} layers, {show.megabytes(size)}, each what its digest says"
-    return Check("layers", not wrong and bool(layers), said)
+    kind = compress.of_layers(manifest.body)
+    whole = f"{len(layers)} layers, {show.megabytes(size)} compressed with {kind}, each what its digest says"
+    return Check("layers", not wrong and bool(layers), "; ".join(wrong) or whole)
+
+
+def _read(stream: Stream, layer: Mapping[str, Any], diff_id: str, inventory: Inventory) -> str:
+    """Take a layer in; give what is wrong with it, in words."""
+    trouble = ""
+    try:
+        inventory.add(stream)
+        stream.drain()
+    except tarfile.TarError as reason:
+        trouble = f": {reason}"
+        stream.drain(broken=True)
+    except PublishError as reason:
+        trouble = f": {reason.what}"
+    if trouble or stream.digest != layer["digest"] or stream.diff_id != diff_id:
+        return f"is not what its digest says{trouble}"
+    media_type = str(layer.get("mediaType"))
+    # Some clients go by the name, others by the bytes.
+    if compress.of_media_type(media_type) != stream.compression:
+        return f"is compressed with {stream.compression or 'nothing'}, and named {media_type}"
+    return ""
 
 
 class Stream:
     """A compressed blob as a plain stream, hashed on both sides while it goes by."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
-        self._plain = Pieces(self._unpack())
-        self._gzip = zlib.decompressobj(31)
+        self._source = Pieces(self._counted(pieces))
+        self._plain = compress.Plain(self._source)
         self._outer, self._inner = hashlib.sha256(), hashlib.sha256()
         self.size = 0
 
@@ -113,25 +123,35 @@ class Stream:
         """The digest of what came out."""
         return "sha256:" + self._inner.hexdigest()
 
-    def _unpack(self) -> Iterator[bytes]:
-        for piece in self._pieces:
+    @property
+    def compression(self) -> str | None:
+        """What it was found to be compressed with, None for nothing."""
+        return self._plain.compression
+
+    def _counted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
             self._outer.update(piece)
             self.size += len(piece)
-            if data := self._gzip.decompress(piece):
-                self._inner.update(data)
-                yield data
+            yield piece
 
-    def read(self, size: int) -> bytes:
-        """Give up to `size` bytes of the unpacked stream, fewer only at its end."""
-        return self._plain.read(size)
+    def read(self, size: int, /) -> bytes:
+        """Give up to `size` bytes of the unpacked stream, fewer only at its end.
+
+        Raises:
+            tarfile.ReadError: it is broken.
+        """
+        data = self._plain.read(size)
+        self._inner.update(data)
+        return data
 
     def drain(self, *, broken: bool = False) -> None:
-        """Read on to the end; of a broken stream only what came in still counts."""
-        if broken:
-            for piece in self._pieces:
-                self._outer.update(piece)
-            return
-        while self.read(1 << 20):
+        """Read on to the end; of a broken stream only what came in still counts.
+
+        Raises:
+            tarfile.ReadError: it is broken, and that was not known before.
+        """
+        source: Readable = self._source if broken else self
+        while source.read(1 << 20):
             pass
 
 

@@ -15,10 +15,11 @@ from amdserve.image import show
 from amdserve.image.catalog import Sources
 from amdserve.image.local import LocalImage
 from amdserve.image.models import Cell
-from amdserve.image.publish import archive, normal, provenance
+from amdserve.image.publish import archive, compress, normal, provenance
+from amdserve.image.publish.compress import Compression
 from amdserve.image.publish.inventory import Inventory
 from amdserve.image.publish.reference import Reference, parse
-from amdserve.image.publish.registry import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Manifest, Registry
+from amdserve.image.publish.registry import OCI_CONFIG, OCI_MANIFEST, Manifest, Registry
 from amdserve.image.publish.tags import LABEL
 
 if TYPE_CHECKING:
@@ -83,6 +84,12 @@ def published(registry: Registry, cell: Cell) -> Manifest | None:
     return found
 
 
+def otherwise(manifest: Manifest, compression: Compression) -> str:
+    """Say that a published image is compressed otherwise than asked for; nothing where it is not."""
+    held = compress.of_layers(manifest.body)
+    return "" if held == compression else f", and stays compressed with {held}: its tag never moves"
+
+
 def labels_of(registry: Registry, manifest: Manifest) -> dict[str, str]:
     """Give the labels of a published image; none of what is no image."""
     if not manifest.config:
@@ -102,6 +109,7 @@ def push(
     *,
     folder: Path,
     latest: int,
+    compression: Compression = compress.DEFAULT,
     say: Callable[[str], None] = show.say,
 ) -> Pushed:
     """Have a built cell in the registry under its immutable tag.
@@ -113,6 +121,7 @@ def push(
         engine: the engine.
         folder: where the packed layers are for a while.
         latest: the latest time that may stay in its layers, in seconds.
+        compression: with what they are compressed, unless it is there already.
         say: takes the lines that tell how it goes.
 
     Raises:
@@ -120,7 +129,7 @@ def push(
     """
     where = parse(cell.immutable)
     if found := published(registry, cell):
-        say(f"{where}: there already, {found.digest}")
+        say(f"{where}: there already, {found.digest}{otherwise(found, compression)}")
         return Pushed(where.at(tag=where.tag, digest=found.digest), "there")
     if image.hash != cell.hash:
         raise PublishError(
@@ -129,7 +138,9 @@ def push(
             fix="./inv build",
         )
     sent = shared = 0
-    with archive.packed(engine, image.id, folder, epoch=latest, size=image.size, say=say) as packed:
+    with archive.packed(
+        engine, image.id, folder, epoch=latest, compression=compression, size=image.size, say=say
+    ) as packed:
         manifest = manifest_of(packed, {**image.labels, **_inside(packed)}, latest)
         for place, layer in enumerate(packed.layers, 1):
             head = f"  layer {place} of {len(packed.layers)} {layer.digest[:19]} {show.megabytes(layer.size)}"
@@ -166,7 +177,8 @@ def manifest_of(packed: archive.Packed, labels: Mapping[str, str], latest: int) 
         "mediaType": OCI_MANIFEST,
         "config": {"mediaType": OCI_CONFIG, "digest": packed.digest, "size": len(packed.config)},
         "layers": [
-            {"mediaType": OCI_LAYER, "digest": layer.digest, "size": layer.size} for layer in packed.layers
+            {"mediaType": layer.media_type, "digest": layer.digest, "size": layer.size}
+            for layer in packed.layers
         ],
         "annotations": dict(sorted(annotations.items())),
     }

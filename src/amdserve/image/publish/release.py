@@ -17,7 +17,8 @@ from amdserve.image import show
 from amdserve.image.catalog import Sources
 from amdserve.image.local import Images, LocalImage
 from amdserve.image.models import Cell, LlamaSource, Plan
-from amdserve.image.publish import notes, provenance, published, push, sbom, sign
+from amdserve.image.publish import compress, notes, provenance, published, push, sbom, sign
+from amdserve.image.publish.compress import Compression
 from amdserve.image.publish.pull import pulled
 from amdserve.image.publish.reference import Reference, parse
 from amdserve.image.publish.registry import Registry
@@ -57,7 +58,7 @@ class Release:
 
     `build` gives the verified image of a cell in the engine, building it where it must; `prove` checks an
     image that was pulled. `latest` is the latest time that may stay in a layer, in seconds; `folder` holds
-    packed layers for a while.
+    packed layers for a while; `compression` is with what they are compressed.
     """
 
     plan: Plan
@@ -70,6 +71,7 @@ class Release:
     latest: int
     build: Callable[[Cell], LocalImage]
     prove: Callable[[str, Cell], Report]
+    compression: Compression = compress.DEFAULT
     say: Callable[[str], None] = show.say
     _seen: dict[str, published.Published] = field(default_factory=dict)
 
@@ -104,13 +106,21 @@ class Release:
             if through == "build":
                 return Released(cell, where, tuple(done))
             sent = push.push(
-                self.registry, cell, image, self.engine, folder=self.folder, latest=self.latest, say=self.say
+                self.registry,
+                cell,
+                image,
+                self.engine,
+                folder=self.folder,
+                latest=self.latest,
+                compression=self.compression,
+                say=self.say,
             )
             done.append("push")
             where = sent.reference
         else:
             where = where.at(tag=where.tag, digest=manifest.digest)
-            self.say(f"{cell.id}: in the registry already, {manifest.digest}")
+            stays = push.otherwise(manifest, self.compression)
+            self.say(f"{cell.id}: in the registry already, {manifest.digest}{stays}")
         if STEPS.index(through) >= STEPS.index("sign") and not promote and self.sign(cell, where):
             done.append("sign")
         if STEPS.index(through) >= STEPS.index("test") and self.test(cell, where, promote=promote):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import gzip
 import hashlib
 import io
 import re
@@ -22,13 +21,13 @@ from typing import IO
 
 from amdserve.errors import VerifyError
 from amdserve.image import index
+from amdserve.image.publish import compress
 
 LOCAL = Path("/usr/local/share/ca-certificates")
 PUBLIC = Path("/usr/share/ca-certificates")
 CHUNK = 8 << 20
 # No certificate is longer than this, in bytes; so much of a chunk is looked at again with the next one.
 LONGEST = 32 << 10
-GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _PEM = re.compile(rb"-----BEGIN (?:TRUSTED )?CERTIFICATE-----(.{64,32768}?)-----END", re.DOTALL)
 # A SEQUENCE of up to 64 KiB that begins with another one: how every certificate begins.
 _DER = re.compile(rb"\x30\x82(..)\x30\x82", re.DOTALL)
@@ -140,14 +139,9 @@ def _layer(file: IO[bytes]) -> tarfile.TarFile | bytes:
     """Give a file of the archive opened as a layer, or its bytes where it is none (the configuration)."""
     peeked = io.BufferedReader(file, CHUNK)  # type: ignore[type-var]
     head = peeked.peek(512)
-    if head[:4] == ZSTD:
-        raise VerifyError(
-            "a layer is compressed with zstd and was not read",
-            cause="the engine keeps its images compressed",
-            fix="export the image with compression=gzip",
-        )
-    if head[:2] == GZIP:
-        return tarfile.open(fileobj=gzip.GzipFile(fileobj=peeked), mode="r|", bufsize=CHUNK)
+    if head.startswith((compress.ZSTD_MAGIC, compress.GZIP_MAGIC)):
+        plain = compress.Plain(peeked)
+        return tarfile.open(fileobj=plain, mode="r|", bufsize=CHUNK)  # type: ignore[call-overload, no-any-return]
     # A layer that changes nothing is an archive of nothing: two blocks of zeros.
     if head[257:262] == b"ustar" or head[:512] == bytes(512):
         return tarfile.open(fileobj=peeked, mode="r|", bufsize=CHUNK)
