@@ -106,11 +106,12 @@ def run(
 
 def failed(result: Result, *, error: type[AmdserveError] = ProcessError, fix: str = "") -> AmdserveError:
     """Turn a failed result into the error that names command, status and last words."""
-    words = (result.err.strip() or result.out.strip()).splitlines()
+    said = result.err.strip() or result.out.strip()
+    words = [line.strip() for line in said.splitlines() if line.strip()]
     status = f"signal {-result.code}" if result.code < 0 else f"exit status {result.code}"
     return error(
         f"`{show(result.argv)}` failed ({status})",
-        cause=" / ".join(line.strip() for line in words[-3:]) or "it said nothing",
+        cause=" / ".join(words[-3:]) or "it said nothing",
         fix=fix or f"run it by hand: {show(result.argv)}",
     )
 

@@ -33,6 +33,8 @@ __all__ = [
 CATALOGUE: Mapping[str, GfxTarget] = MappingProxyType({target.gfx: target for target in TARGETS})
 
 _NOISE = re.compile(r"[^a-z0-9.]+")
+# What a processor's own name ends with: `… w/ Radeon 8060S`.
+_GRAPHICS = re.compile(r"(?<=\S)\s+(?:w/|with)\s*radeon.*$")
 _BRANDS = re.compile(r"^(?:amd|radeon|instinct|ryzen|ai|pro|rx)+")
 
 
@@ -66,7 +68,10 @@ def known_names() -> tuple[str, ...]:
 
 def _plain(name: str) -> str:
     """Bring a name into the form in which names are compared: `AMD Radeon RX 7900 XTX` → `7900xtx`."""
-    joined = _NOISE.sub("", name.lower())
+    joined = _NOISE.sub("", _GRAPHICS.sub("", name.lower()))
+    if "ryzen" in joined:
+        # A PRO processor has the graphics of the one without; a Radeon PRO is another card.
+        joined = joined.replace("pro", "")
     return _BRANDS.sub("", joined) or joined
 
 

@@ -157,13 +157,15 @@ TARGETS: tuple[GfxTarget, ...] = (
        "Phoenix, Hawk Point, Radeon 780M, Radeon 760M, Radeon 740M, Ryzen 7 7840U, Ryzen 7 7840HS, "
        "Ryzen 7 8840U, Ryzen 7 8700G, Ryzen Z1 Extreme",
        "amd", **_APU, rocm_override="11.0.2", notes=_SOURCE),
-    _t("gfx1150", "RDNA 3.5", "Strix Point, Radeon 890M, Radeon 880M, Ryzen AI 9 HX 370, Ryzen AI 9 365",
+    _t("gfx1150", "RDNA 3.5",
+       "Strix Point, Radeon 890M, Radeon 880M, Ryzen AI 9 HX 370, Ryzen AI 9 HX 375, Ryzen AI 9 365, "
+       "HX 370, HX 375",
        "amd", **_APU, rocm_override="11.5.1", vllm_built_since="0.11.1",
        notes="vLLM's documentation lists it (ROCm 7.0.2 or later), no report of it serving is known. "
        "Override unproven."),
     _t("gfx1151", "RDNA 3.5",
        "Strix Halo, Radeon 8060S, Radeon 8050S, Radeon 8040S, Ryzen AI Max+ 395, Ryzen AI Max 390, "
-       "Ryzen AI Max 385, Framework Desktop, GMKtec EVO-X2",
+       "Ryzen AI Max 385, Ryzen AI Max 380, Framework Desktop, GMKtec EVO-X2",
        "debian amd", **_APU, vllm_built_since="0.11.1", vllm_works_since="0.16.0",
        notes="vLLM needs ROCm 7.0.2 or later. ROCm gave wrong text on gfx115x for weeks in 2026: prefer "
        "Vulkan. Embeddings are safer on the CPU."),

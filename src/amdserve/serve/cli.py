@@ -143,8 +143,9 @@ def detect(options: dict[str, Any], _: tuple[str, ...]) -> int:
         print(json.dumps(result.to_dict(), indent=2))
     else:
         for gpu in result.gpus:
-            size = f"{(gpu.vram_bytes + (gpu.gtt_bytes if gpu.integrated else 0)) / 2**30:.1f} GiB"
-            print(f"{gpu.index}: {gpu.name} ({gpu.gfx or gpu.vendor}, {size})")
+            memory = gpu.vram_bytes + (gpu.gtt_bytes if gpu.integrated else 0)
+            size = f", {memory / 2**30:.1f} GiB" if memory else ""
+            print(f"{gpu.index}: {gpu.name} ({gpu.gfx or gpu.vendor}{size})")
         for attempt in result.attempts:
             print(f"   {attempt.detector}: {attempt.outcome}: {attempt.reason} ({attempt.ms:.0f} ms)")
     return 0

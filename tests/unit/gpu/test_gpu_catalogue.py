@@ -178,3 +178,19 @@ def test_the_markdown_table_has_a_row_for_each_target() -> None:
     assert len(lines) == len(CATALOGUE) + 2
     assert len({line.count(" | ") for line in lines if not line.startswith("|---")}) == 1
     assert any("gfx1151" in line and "Strix Halo" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "gfx"),
+    [
+        ("AMD Ryzen AI Max+ PRO 395 w/ Radeon 8060S", "gfx1151"),
+        ("Ryzen AI Max PRO 390", "gfx1151"),
+        ("Ryzen AI Max PRO 380", "gfx1151"),
+        ("Ryzen AI 9 HX PRO 370", "gfx1150"),
+        ("HX 370", "gfx1150"),
+        ("Ryzen AI 9 HX 375", "gfx1150"),
+        ("Radeon PRO W7900", "gfx1100"),
+    ],
+)
+def test_names_as_the_machine_or_its_box_spells_them(name: str, gfx: str) -> None:
+    assert resolve([name]) == (gfx,)
