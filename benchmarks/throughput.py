@@ -1,0 +1,691 @@
+"""What serving through the container's entrypoint costs, against the same server started by hand.
+
+Run it from a checkout on an idle machine: `python benchmarks/throughput.py [IMAGE] [--quick]`. It takes up to
+ten minutes, with `--quick` four. Both sides are containers of the same image, with the same mounts: one runs
+`amdserve serve`, the other the very command line and environment of the backend that serves in the first one.
+They are asked in turn, so that what else the machine does meets both, and each number is the median of the
+rounds' ratios. Three things are measured, on each backend that needs no GPU:
+
+- a load of streamed chats: prompt and generation rate, time to the first token, and parallel clients;
+- from `docker run` to the first complete answer, with image, model and shaders warm: with a volume for the
+  state that an earlier start has used, and without (then a GPU's arithmetic is checked first);
+- the image's llama-bench in a container, against the same files without one (`chroot`; root only).
+
+The model has random weights and 30 million parameters. It writes results/throughput.{json,md,png} and exits
+with 1 where something is over its limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import http.client
+import json
+import os
+import platform
+import random
+import re
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from container.gpus import CACHE, LAVAPIPE_STAGE, Lavapipe, bind  # noqa: E402
+from container.images import exported  # noqa: E402
+from container.server import Server  # noqa: E402
+from docker.types import Ulimit  # noqa: E402
+from fixtures import models  # noqa: E402
+
+from amdserve import process  # noqa: E402
+from amdserve.errors import AmdserveError, BuildError, UsageError  # noqa: E402
+from amdserve.image import engine as engines  # noqa: E402
+from amdserve.image import show  # noqa: E402
+from amdserve.image.engine import Engine  # noqa: E402
+from amdserve.image.local import Images  # noqa: E402
+
+RESULTS = ROOT / "benchmarks/results"
+IMAGES = ("amdserve:llama-gfx1151", "amdserve:vulkan")
+SHAPE = models.Shape(layers=9, width=512, heads=8, feed_forward=1536)
+MODEL, STATE, PATIENCE = "/models/llama.gguf", "/var/lib/amdserve", 300.0
+USER = "10001:10001"
+VULKAN, PYTHON = "llama-server-vulkan", "llama-cpp-python"
+# Rates through the entrypoint are at least this part of the others; a start takes at most so many times.
+RATE, START = 0.98, 1.05
+LEAST = 3  # rounds, whatever they take
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A backend on a device, and what is asked of it.
+
+    `words` and `extra` are of `amdserve serve`; `prompt` is in words, `answer` in tokens; `checked`: a start
+    without state computes the reference first.
+    """
+
+    name: str
+    backend: str
+    words: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+    lavapipe: bool = False
+    prompt: int = 64
+    answer: int = 48
+    clients: int = 4
+    checked: bool = False
+
+
+CASES = (
+    # With a device in sight that it is told not to use: else the entrypoint would take llama-cpp-python.
+    Case(
+        "llama-server on the CPU",
+        VULKAN,
+        ("--backend", VULKAN, "--n-gpu-layers", "0", "--no-selftest"),
+        ("--", "--device", "none"),
+        lavapipe=True,
+    ),
+    Case(
+        "llama-server on Vulkan (lavapipe)",
+        VULKAN,
+        lavapipe=True,
+        prompt=24,
+        answer=16,
+        clients=2,
+        checked=True,
+    ),
+    Case("llama-cpp-python on the CPU", PYTHON, clients=2),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Seconds for each case's load and starts, and for llama-bench in all."""
+
+    load: float
+    starts: float
+    bench: float
+
+
+FULL, QUICK = Budget(75, 70, 40), Budget(20, 15, 10)
+
+
+@dataclass(slots=True)
+class Place:
+    """What all containers of one run share."""
+
+    client: Any
+    image: str
+    folder: Path
+    lavapipe: Lavapipe | None
+    servers: list[Server] = field(default_factory=list)
+
+    def options(self, case: Case, state: Path | None) -> dict[str, Any]:
+        """Give the options of a container: the device, the folder for state, room to lock the model."""
+        made: dict[str, Any] = self.lavapipe() if case.lavapipe and self.lavapipe else {}
+        made["ulimits"] = [Ulimit(name="memlock", soft=-1, hard=-1)]
+        if state is not None:
+            made["mounts"] = [*made.get("mounts", ()), bind(state, STATE, read_only=False)]
+        return made
+
+    def served(self, case: Case, state: Path | None) -> Server:
+        """Start the entrypoint."""
+        words = ("serve", MODEL, *case.words, *case.extra)
+        return self._keep(
+            Server.start(self.client, self.image, words, self.folder, **self.options(case, state))
+        )
+
+    def bare(self, case: Case, argv: Sequence[str], environment: dict[str, str]) -> Server:
+        """Start the server by hand."""
+        options = self.options(case, None)
+        options["environment"] = {**options.get("environment", {}), **environment}
+        # The entrypoint's user: both write to the same shader cache.
+        options["user"] = USER
+        return self._keep(
+            Server.start(
+                self.client, self.image, tuple(argv[1:]), self.folder, entrypoint=[argv[0]], **options
+            )
+        )
+
+    def _keep(self, server: Server) -> Server:
+        self.servers.append(server)
+        return server
+
+    def clear(self) -> None:
+        """Take every container away."""
+        while self.servers:
+            self.servers.pop().remove()
+
+
+def command(server: Server, case: Case) -> tuple[list[str], dict[str, str]]:
+    """Give the command line of the backend that serves, as its process has it, and what it adds to the
+    environment.
+    """
+    code, text = server.exec("amdserve", "serve", MODEL, *case.words, "--dry-run", "--json", *case.extra)
+    assert code == 0, text
+    entry = next(one for one in json.loads(text)["plan"] if one["backend"] == case.backend)
+    head = " ".join(entry["argv"][:3])
+    line = next(line for line in server.processes().values() if line.startswith(head))
+    return line.split(), entry["env"]
+
+
+# The client ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One streamed answer: seconds to its first and its last token, and how many tokens."""
+
+    first: float
+    last: float
+    tokens: int
+
+
+def connect(server: Server) -> http.client.HTTPConnection:
+    """Make a connection to a server; nothing is sent yet."""
+    return http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=PATIENCE)
+
+
+def chat(connection: http.client.HTTPConnection, prompt: str, limit: int) -> Answer:
+    """Ask for one chat and read its stream to the end.
+
+    Raises:
+        OSError, HTTPException: nobody answers yet.
+    """
+    body = {"messages": [{"role": "user", "content": prompt}], "max_tokens": limit, "stream": True}
+    text = json.dumps({**body, "temperature": 0, "seed": 1})
+    begun = time.perf_counter()
+    connection.request("POST", "/v1/chat/completions", text, {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    if answer.status != 200:
+        raise http.client.HTTPException(f"status {answer.status}: {answer.read()[:300]!r}")
+    stamps, finished = [], ""
+    for line in answer:
+        if not line.startswith(b"data: {"):
+            continue
+        for choice in json.loads(line[6:]).get("choices", ()):
+            if choice.get("delta", {}).get("content"):
+                stamps.append(time.perf_counter() - begun)
+            finished = choice.get("finish_reason") or finished
+    if finished != "length" or not stamps:
+        raise http.client.HTTPException(f"an answer of {len(stamps)} pieces that ends with {finished!r}")
+    return Answer(stamps[0], stamps[-1], limit)
+
+
+def prompts(count: int, length: int, seed: str) -> list[str]:
+    """Give prompts of so many words: the same for both sides, and new for each, so that no cache has them."""
+    chance, words = random.Random(seed), models.words(256)
+    return [" ".join(chance.choices(words, k=length)) for _ in range(count)]
+
+
+def load(server: Server, clients: int, asked: Sequence[str], limit: int) -> tuple[list[Answer], float]:
+    """Ask with parallel clients, each over its own connection; give the answers and the seconds of all."""
+    shares = [asked[number::clients] for number in range(clients)]
+    together = threading.Barrier(clients + 1)
+
+    def one(share: Sequence[str]) -> list[Answer]:
+        with contextlib.closing(connect(server)) as connection:
+            together.wait()
+            return [chat(connection, prompt, limit) for prompt in share]
+
+    with ThreadPoolExecutor(clients) as pool:
+        waiting = [pool.submit(one, share) for share in shares]
+        together.wait()
+        begun = time.perf_counter()
+        answers = [answer for done in waiting for answer in done.result()]
+        return answers, time.perf_counter() - begun
+
+
+# What a round gives, and its unit.
+LOADS = {
+    "prompt": "t/s",
+    "generation": "t/s",
+    "first token": "ms",
+    "parallel": "t/s",
+    "first token, parallel": "ms",
+}
+
+
+def ask(server: Server, case: Case, per_word: float, seed: str) -> dict[str, float]:
+    """Put one round of the load on a server."""
+    long, single = prompts(2, 4 * case.prompt, seed + "a"), prompts(3, case.prompt, seed + "b")
+    read, seconds = load(server, 1, long, 1)
+    alone, _ = load(server, 1, single, case.answer)
+    many, wall = load(server, case.clients, prompts(2 * case.clients, case.prompt, seed + "c"), case.answer)
+    assert len(read) == len(long)
+    spent = sum(one.last - one.first for one in alone)
+    return {
+        "prompt": len(long) * 4 * case.prompt * per_word / seconds,
+        "generation": sum(one.tokens - 1 for one in alone) / spent,
+        "first token": statistics.median(one.first for one in alone) * 1e3,
+        "parallel": sum(one.tokens for one in many) / wall,
+        "first token, parallel": statistics.median(one.first for one in many) * 1e3,
+    }
+
+
+def rounds(seconds: float) -> Iterator[int]:
+    """Count rounds while there is time for one more like the longest, and `LEAST` of them in any case."""
+    end, longest, number = time.monotonic() + seconds, 0.0, 0
+    while number < LEAST or time.monotonic() + longest < end:
+        begun = time.monotonic()
+        yield number
+        longest, number = max(longest, time.monotonic() - begun), number + 1
+
+
+def turns(sides: Mapping[str, Callable[[int], Any]], number: int) -> dict[str, Any]:
+    """Do one round: each side once, and another one first than the round before."""
+    names = list(sides)
+    first = number % len(names)
+    return {name: sides[name](number) for name in names[first:] + names[:first]}
+
+
+# What is measured ------------------------------------------------------------------------------------------
+
+
+def per_word(server: Server) -> float:
+    """Give the tokens of one word of a prompt, as the server counts them."""
+    counts = []
+    for prompt in prompts(1, 32, "x") + prompts(1, 64, "x"):
+        message = [{"role": "user", "content": prompt}]
+        counts.append(server.post("/v1/chat/completions", messages=message, max_tokens=1)["usage"])
+    return float(counts[1]["prompt_tokens"] - counts[0]["prompt_tokens"]) / 32
+
+
+def first_answer(server: Server, begun: float) -> float:
+    """Give the seconds from a moment to the first complete answer."""
+    address = server.url.removeprefix("http://")
+    while True:
+        with contextlib.closing(http.client.HTTPConnection(address, timeout=PATIENCE)) as connection:
+            try:
+                chat(connection, "Hello", 4)
+                return time.monotonic() - begun
+            except (OSError, http.client.HTTPException):
+                if time.monotonic() - begun > PATIENCE or not server.running():
+                    raise
+        time.sleep(0.01)
+
+
+def measure(place: Place, case: Case, budget: Budget) -> dict[str, Any]:
+    """Measure one case; give its samples, round by round."""
+    with tempfile.TemporaryDirectory() as name:
+        state = Path(name)
+        state.chmod(0o1777)
+        try:
+            show.say(f"{case.name}: starting both")
+            through = place.served(case, state).wait_for(case.backend, PATIENCE)
+            argv, environment = command(through, case)
+            by_hand = place.bare(case, argv, environment).wait(PATIENCE)
+            tokens = per_word(by_hand)
+            sides: dict[str, Callable[[int], Any]] = {
+                "served": lambda number: ask(through, case, tokens, f"{number}"),
+                "bare": lambda number: ask(by_hand, case, tokens, f"{number}"),
+            }
+            turns(sides, -1)  # compiles what is still to be compiled, and does not count
+            show.say(f"{case.name}: asking both in turn")
+            loads = [turns(sides, number) for number in rounds(budget.load)]
+            place.clear()
+            show.say(f"{case.name}: starting in turn")
+            starts, phases = _starts(place, case, state, (argv, environment), budget.starts)
+        finally:
+            place.clear()
+    return {
+        "name": case.name,
+        "argv": argv,
+        "environment": environment,
+        "load": {"prompt_words": case.prompt, "tokens_per_word": tokens, "answer_tokens": case.answer,
+                 "clients": case.clients, "rounds": loads},
+        "starts": starts,
+        "phases": phases,
+    }  # fmt: skip
+
+
+def _starts(
+    place: Place, case: Case, state: Path, bare: tuple[list[str], dict[str, str]], seconds: float
+) -> tuple[list[dict[str, float]], dict[str, dict[str, float]]]:
+    """Start in turn; give the seconds of each round, and the median phases of the entrypoint's starts."""
+    seen: dict[str, list[dict[str, float]]] = {"kept": [], "fresh": []}
+
+    def start(name: str, _: int) -> float:
+        begun = time.monotonic()
+        if name == "bare":
+            server = place.bare(case, *bare)
+        else:
+            server = place.served(case, state if name == "kept" else None)
+        took = first_answer(server, begun)
+        if name != "bare":
+            seen[name].append(server.status()["phases"])
+        place.clear()
+        return took
+
+    names = ("bare", "kept", "fresh") if case.checked else ("bare", "kept")
+    found = []
+    for number in rounds(seconds):
+        found.append(turns({name: partial(start, name) for name in names}, number))
+    phases = {}
+    for name, told in seen.items():
+        every = list(dict.fromkeys(phase for one in told for phase in one))
+        phases[name] = {
+            phase: round(statistics.median(one.get(phase, 0.0) for one in told), 3) for phase in every
+        }
+    return found, {name: one for name, one in phases.items() if one}
+
+
+def bench(place: Place, budget: Budget, case: Case) -> list[dict[str, Any]]:
+    """Run the image's llama-bench in containers, and the same files without one, in turn.
+
+    Raises:
+        AmdserveError: it cannot be run here without a container.
+    """
+    if os.geteuid() != 0:
+        raise UsageError("llama-bench without a container needs root, for chroot")
+    threads = str(len(os.sched_getaffinity(0)))
+    device = ("--n-gpu-layers", "999") if case.checked else ("--device", "none", "--n-gpu-layers", "0")
+    words = ["--model", MODEL, "--threads", threads, "--repetitions", "1", "--output", "json", *device]
+    words += ["--n-prompt", str(case.prompt * 5), "--n-gen", str(case.answer), "--flash-attn", "off"]
+    options = place.options(case, None)
+    with tempfile.TemporaryDirectory(prefix="amdserve-root-") as name:
+        root = Path(name)
+        _unpack(place, root)
+        environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", **options.get("environment", {})}
+        if not case.checked:
+            environment["VK_LOADER_DRIVERS_DISABLE"] = "*"
+        chroot = ["chroot", str(root), "/usr/local/bin/llama-bench", *words]
+
+        def inside(_: int) -> dict[str, float]:
+            server = Server.start(
+                place.client, place.image, tuple(words), place.folder, entrypoint=["llama-bench"],
+                **{**options, "environment": environment, "user": USER},
+            )  # fmt: skip
+            try:
+                assert server.end(PATIENCE) == 0, server.logs()
+                return _rates(str(server.container.logs(stderr=False).decode()))
+            finally:
+                server.remove()
+
+        def outside(_: int) -> dict[str, float]:
+            return _rates(process.run(chroot, env=environment, timeout=PATIENCE).out)
+
+        sides = {"served": inside, "bare": outside}
+        turns(sides, -1)
+        return [turns(sides, number) for number in rounds(budget.bench)]
+
+
+def _unpack(place: Place, root: Path) -> None:
+    """Lay the image's files out, with model, device and shaders where the containers have them."""
+    container = place.client.containers.create(place.image)
+    try:
+        packed = root.with_suffix(".tar")
+        with packed.open("wb") as file:
+            for chunk in container.export():
+                file.write(chunk)
+        process.run(["tar", "--extract", "--file", str(packed), "--directory", str(root)], timeout=600)
+    finally:
+        container.remove(force=True)
+        packed.unlink(missing_ok=True)
+    pairs = [(place.folder, "/models")]
+    if place.lavapipe:
+        pairs += [(place.lavapipe.driver, "/lavapipe"), (place.lavapipe.cache, CACHE)]
+    for source, target in pairs:
+        to = root / target.lstrip("/")
+        to.mkdir(exist_ok=True)
+        process.run(["cp", "--recursive", f"{source}/.", str(to)], timeout=600)
+
+
+def _rates(text: str) -> dict[str, float]:
+    rows = json.loads(text[text.index("[") : text.rindex("]") + 1])
+    return {"generation" if row["n_gen"] else "prompt": float(row["avg_ts"]) for row in rows}
+
+
+# What comes of it ------------------------------------------------------------------------------------------
+
+
+def compare(what: str, unit: str, served: list[float], bare: list[float], *, limit: float) -> dict[str, Any]:
+    """Compare two rows of samples, round by round; for a limit below 1 more is better, else less.
+
+    The ratio is that of the entrypoint to the bare server for rates and starts, and the reverse for the time
+    to a token: it too is then a speed.
+    """
+    times = unit == "ms"
+    ratios = [(b / a if times else a / b) for a, b in zip(served, bare, strict=True)]
+    low, ratio, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    met = ratio >= limit if limit < 1 else ratio <= limit
+    noise = not met and (high >= limit if limit < 1 else low <= limit)
+    medians = {"served": round(statistics.median(served), 3), "bare": round(statistics.median(bare), 3)}
+    spread = (max(bare) - min(bare)) / statistics.median(bare)
+    return {
+        "what": what, "unit": unit, **medians, "rounds": len(ratios), "ratio": round(ratio, 3),
+        "quartiles": [round(low, 3), round(high, 3)], "spread": round(spread, 3), "limit": limit, "met": met,
+        "noise": noise,
+    }  # fmt: skip
+
+
+def summary(
+    cases: Sequence[dict[str, Any]], benches: dict[str, list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Compare all that was measured."""
+    rows = []
+    for case in cases:
+        for what, unit in LOADS.items():
+            pairs = [[one[side][what] for one in case["load"]["rounds"]] for side in ("served", "bare")]
+            rows.append({"case": case["name"], **compare(what, unit, pairs[0], pairs[1], limit=RATE)})
+        for kind in case["phases"]:
+            pairs = [[one[side] for one in case["starts"]] for side in (kind, "bare")]
+            what = f"start, {kind} state"
+            rows.append({"case": case["name"], **compare(what, "s", pairs[0], pairs[1], limit=START)})
+    for name, found in benches.items():
+        for what in ("prompt", "generation"):
+            pairs = [[one[side][what] for one in found] for side in ("served", "bare")]
+            row = compare(f"llama-bench, {what}", "t/s", pairs[0], pairs[1], limit=RATE)
+            rows.append({"case": name, **row})
+    return rows
+
+
+NOTES = """
+The ratio is the median of the rounds' ratios. Of rates it is through ÷ by hand, of the time to the first
+token by hand ÷ through: above 1 it is faster through the entrypoint. Of starts (`docker run` to the first
+complete answer) it is the time through ÷ by hand. `kept`: an earlier start has used the state's volume;
+`fresh`: there is none, and a GPU's arithmetic is checked first. llama-bench: in a container ÷ without one.
+
+Seconds of a start, as `amdserve status --json` has them (medians; without the engine's own part):
+"""
+
+
+def table(results: dict[str, Any]) -> str:
+    """Give the results as Markdown."""
+    there, image, million = results["machine"], results["image"], results["model"]["parameters"] / 1e6
+    quick = ", --quick" if results["quick"] else ""
+    date, seconds, load_before = results["date"], results["seconds"], there["load"]
+    hardware = f"{there['cpu']}, {there['cores']} cores, {there['memory_gib']} GiB, Linux {there['kernel']}"
+    made = f"{image['ref']} {image['id'][:19]}, llama.cpp {image['llama']}, amdserve {image['amdserve']}"
+    lines = ["# Through the entrypoint, against the same server by hand", ""]
+    lines.append(f"{hardware}; load before {load_before}; {date}{quick}, {seconds:.0f} s.")
+    lines.append(f"{made}, engine {image['engine']}.")
+    lines += [f"Model: random weights, {million:.0f} million parameters, float32.", ""]
+    lines.append("| backend | what | through | by hand | ratio | quartiles | rounds | goal |")
+    lines.append("|---|---|---:|---:|---:|---:|---:|---:|")
+    for one in results["summary"]:
+        goal = f"{'≥' if one['limit'] < 1 else '≤'} {one['limit']}"
+        goal += "" if one["met"] else ", missed within the noise" if one["noise"] else ", missed"
+        low, high = one["quartiles"]
+        served, bare = (f"{one[side]:.4g} {one['unit']}" for side in ("served", "bare"))
+        numbers = f"{served} | {bare} | {one['ratio']:.3f} | {low:.3f}–{high:.3f} | {one['rounds']}"
+        lines.append(f"| {one['case']} | {one['what']} | {numbers} | {goal} |")
+    lines += NOTES.splitlines()
+    lines.append("")
+    for case in results["cases"]:
+        for kind, told in case["phases"].items():
+            parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in told.items())
+            lines.append(f"- {case['name']}, {kind} state: {parts}")
+    lines += [f"- {name}: not measured: {why}" for name, why in results["skipped"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def plot(results: dict[str, Any], to: Path) -> None:
+    """Draw the ratios: rates on the left, starts on the right, with the goals."""
+    import matplotlib as mpl  # noqa: PLC0415
+
+    mpl.use("Agg")
+    from matplotlib import pyplot  # noqa: PLC0415
+
+    rates = [one for one in results["summary"] if one["limit"] < 1][::-1]
+    starts = [one for one in results["summary"] if one["limit"] > 1][::-1]
+    heights = [len(rates), max(2, len(starts))]
+    figure, both = pyplot.subplots(
+        2, 1, figsize=(9, 0.34 * sum(heights) + 1.8), height_ratios=heights, layout="constrained"
+    )
+    for axes, rows, label in (
+        (both[0], rates, "speed through the entrypoint, as a part of that by hand; black: the goal"),
+        (both[1], starts, "seconds to the first answer, as a multiple of those by hand; black: the goal"),
+    ):
+        colours = ["#2a7f62" if one["met"] else "#c9a227" if one["noise"] else "#b5452c" for one in rows]
+        names = [f"{one['case']}: {one['what']}" for one in rows]
+        ratios = [one["ratio"] for one in rows]
+        sides = [
+            [max(0.0, one["ratio"] - one["quartiles"][0]) for one in rows],
+            [max(0.0, one["quartiles"][1] - one["ratio"]) for one in rows],
+        ]
+        axes.barh(names, ratios, color=colours, height=0.6, xerr=sides, error_kw={"ecolor": "#777777"})
+        most = max([1.0, *(one["quartiles"][1] for one in rows)])
+        for at, one in enumerate(rows):
+            axes.plot([one["limit"]] * 2, [at - 0.4, at + 0.4], color="black", linewidth=2)
+            axes.text(most * 1.03, at, f"{one['ratio']:.3f}", va="center")
+        axes.set_xlim(0, most * 1.15)
+        axes.set_xlabel(label)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(to, dpi=120, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+# The whole -------------------------------------------------------------------------------------------------
+
+
+def machine() -> dict[str, Any]:
+    """Give what it was measured on."""
+    info = Path("/proc/cpuinfo").read_text("utf-8")
+    model = re.search(r"^model name\s*: (.*)$", info, re.MULTILINE)
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "cpu": model.group(1) if model else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(pages / 2**30, 1),
+        "kernel": platform.release(),
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def versions(engine: Engine, ref: str) -> dict[str, str]:
+    """Give what was measured."""
+    found = Images(engine).find(ref)
+    assert found is not None
+    text = engine.client().containers.run(ref, ["version", "--json"], remove=True).decode()
+    data = json.loads(text)
+    digests = engine.client().images.get(ref).attrs.get("RepoDigests") or [""]
+    return {
+        "ref": ref,
+        "id": found.id,
+        "digest": digests[0],
+        "hash": found.hash,
+        "llama": str((data.get("llama") or {}).get("commit", "?")),
+        "amdserve": str(data.get("amdserve", "?")),
+        "engine": engine.version,
+    }
+
+
+def lavapipe(engine: Engine, image: str, folder: Path) -> Lavapipe:
+    """Bring the Vulkan device that computes on the CPU.
+
+    Raises:
+        AmdserveError: it cannot be had.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "amdserve-test" / "shaders"
+    cache.mkdir(parents=True, exist_ok=True)
+    cache.chmod(0o1777)
+    exported(engine, image, LAVAPIPE_STAGE, folder)
+    folder.chmod(0o755)
+    return Lavapipe(folder, cache)
+
+
+def run(engine: Engine, image: str, wanted: Sequence[Case], *, quick: bool) -> dict[str, Any]:
+    """Measure all that is wanted, and give the results."""
+    budget, begun = QUICK if quick else FULL, time.monotonic()
+    results: dict[str, Any] = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "quick": quick,
+        "machine": machine(),
+        "image": versions(engine, image),
+        "skipped": {},
+    }
+    cases: list[dict[str, Any]] = []
+    benches: dict[str, list[dict[str, Any]]] = {}
+    with tempfile.TemporaryDirectory(prefix="amdserve-benchmark-") as name:
+        folder, driver = Path(name) / "models", Path(name) / "lavapipe"
+        for one in (Path(name), folder, driver):
+            one.mkdir(exist_ok=True)
+            one.chmod(0o755)
+        file = models.write_llama(folder / Path(MODEL).name, shape=SHAPE)
+        results["model"] = {"parameters": file.stat().st_size // 4, "bytes": file.stat().st_size}
+        place = Place(engine.client(timeout=PATIENCE), image, folder, None)
+        try:
+            place.lavapipe = lavapipe(engine, image, driver)
+        except AmdserveError as reason:
+            results["skipped"]["lavapipe"] = reason.cause or reason.what
+        for case in wanted:
+            if case.lavapipe and not place.lavapipe:
+                results["skipped"][case.name] = "there is no lavapipe"
+                continue
+            cases.append(measure(place, case, budget))
+            if case.backend != VULKAN:
+                continue
+            show.say(f"{case.name}: llama-bench, in a container and without")
+            try:
+                benches[case.name] = bench(place, budget, case)
+            except (AmdserveError, OSError, ValueError) as reason:
+                results["skipped"][f"llama-bench, {case.name}"] = str(reason).strip().splitlines()[0]
+    results |= {"cases": cases, "bench": benches, "summary": summary(cases, benches)}
+    results["seconds"] = round(time.monotonic() - begun, 1)
+    return results
+
+
+def main() -> int:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("image", nargs="?", help=f"reference of an image ({' or '.join(IMAGES)})")
+    parser.add_argument("--quick", action="store_true", help="few rounds: four minutes at most")
+    parser.add_argument("--case", action="append", default=[], help="only cases with this word in their name")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    asked = parser.parse_args()
+    engine = engines.ensure(say=show.say)
+    there = [name for name in ([asked.image] if asked.image else IMAGES) if Images(engine).find(name)]
+    if not there:
+        names = asked.image or " and no ".join(IMAGES)
+        raise BuildError(f"the engine has no {names}", fix="./inv build --image llama --gfx gfx1151")
+    wanted = [case for case in CASES if not asked.case or any(word in case.name for word in asked.case)]
+    if (load_now := os.getloadavg()[0]) > 0.5:
+        show.say(f"the machine is not idle (load {load_now:.1f}): the ratios will scatter")
+    results = run(engine, there[0], wanted, quick=asked.quick)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    file = asked.out / "throughput.json"
+    file.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
+    file.with_suffix(".md").write_text(table(results), "utf-8")
+    plot(results, file.with_suffix(".png"))
+    print(json.dumps(results) if asked.json else table(results), end="\n" if asked.json else "")
+    return 0 if all(one["met"] for one in results["summary"]) else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except AmdserveError as failure:
+        show.error(failure)
+        sys.exit(failure.exit_code)
