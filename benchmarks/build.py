@@ -192,7 +192,7 @@ def measure(engine: Engine, phase: Phase, parent: str | None, other: Path | None
         # A copy, so that a phase that is broken off and begun again finds what it found the first time.
         script = f"cp -a /kept /ccache\n{script}"
     if phase.cache in ("new", "more"):
-        script = f"mkdir -p /ccache\n{script}cp -a /ccache/. /kept/\n"
+        script += "cp -a /ccache/. /kept/\n"
     load = os.getloadavg()[0]
     if load > 0.5 and not parent:
         show.say(f"{phase.name}: the machine is not idle (load {load:.1f}): the times will be too long")

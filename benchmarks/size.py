@@ -1,11 +1,13 @@
 """How large the images are, beside those made of Debian's own llama.cpp packages on the same base.
 
 Run it from a checkout whose engine has the images: `python benchmarks/size.py`. It builds the two others (8
-GB of disk, gone afterwards), compresses all as `zstd -9` does, and writes results/size.{json,md}.
+GB of disk, gone afterwards), compresses all as `zstd -9` does, and writes results/size.{json,md}. With
+`--ours` the others stay as they were measured: they are of the same suite, and take most of the time.
 """
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import os
@@ -71,11 +73,20 @@ def table(results: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure, print and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ours", action="store_true", help="only ours again")
+    only = parser.parse_args().ours
+    before = json.loads((RESULTS / "size.json").read_text("utf-8"))["pairs"] if only else []
     engine = engines.ensure(say=show.say)
     client: Any = engine.client()
     base = next(tag for one in client.images.list("amdserve-base") for tag in one.tags)
     pairs = []
-    for ours, name, packages in PAIRS:
+    for place, (ours, name, packages) in enumerate(PAIRS):
+        if only:
+            pairs.append(before[place] | {"ours": measure(engine, ours)})
+            continue
         other = debian(engine, base, name, packages)
         pairs.append({"ours": measure(engine, ours), "debian": measure(engine, other), "packages": packages})
         Images(engine).remove(other)

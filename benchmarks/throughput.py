@@ -44,7 +44,6 @@ sys.path.insert(0, str(ROOT / "tests"))
 from container.gpus import CACHE, LAVAPIPE_STAGE, Lavapipe, bind  # noqa: E402
 from container.images import exported  # noqa: E402
 from container.server import Server  # noqa: E402
-from docker.types import Ulimit  # noqa: E402
 from fixtures import models  # noqa: E402
 
 from amdserve import process  # noqa: E402
@@ -62,7 +61,11 @@ USER = "10001:10001"
 VULKAN, PYTHON = "llama-server-vulkan", "llama-cpp-python"
 # Rates through the entrypoint are at least this part of the others; a start takes at most so many times.
 RATE, START = 0.98, 1.05
-LEAST = 3  # rounds, whatever they take
+LEAST = 3  # rounds, if they end within twice their time
+# The client gets a core of its own: it would elsewhere have another machine.
+THREADS = max(1, len(os.sched_getaffinity(0)) - 1)
+# A program finds what lies beside it through /proc, and the CPU's cores through /sys.
+MOUNTS = 'for each in proc sys dev; do mount --rbind "/$each" "$1/$each"; done; shift; exec "$@"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +81,15 @@ class Case:
     words: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
     lavapipe: bool = False
-    prompt: int = 64
-    answer: int = 48
+    prompt: int = 16
+    answer: int = 24
     clients: int = 4
     checked: bool = False
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Give the words of `amdserve serve` before `--`."""
+        return (*self.words, "--threads", str(THREADS))
 
 
 CASES = (
@@ -97,8 +105,8 @@ CASES = (
         "llama-server on Vulkan (lavapipe)",
         VULKAN,
         lavapipe=True,
-        prompt=24,
-        answer=16,
+        prompt=8,
+        answer=12,
         clients=2,
         checked=True,
     ),
@@ -129,16 +137,19 @@ class Place:
     servers: list[Server] = field(default_factory=list)
 
     def options(self, case: Case, state: Path | None) -> dict[str, Any]:
-        """Give the options of a container: the device, the folder for state, room to lock the model."""
-        made: dict[str, Any] = self.lavapipe() if case.lavapipe and self.lavapipe else {}
-        made["ulimits"] = [Ulimit(name="memlock", soft=-1, hard=-1)]
+        """Give the options of a container: the device, and the folder for state."""
+        made: dict[str, Any] = {}
+        if case.lavapipe and self.lavapipe:
+            made = self.lavapipe(LP_NUM_THREADS=str(THREADS))
+        # Both would have it, at moments of its own.
+        made["healthcheck"] = {"test": ["NONE"]}
         if state is not None:
             made["mounts"] = [*made.get("mounts", ()), bind(state, STATE, read_only=False)]
         return made
 
     def served(self, case: Case, state: Path | None) -> Server:
         """Start the entrypoint."""
-        words = ("serve", MODEL, *case.words, *case.extra)
+        words = ("serve", MODEL, *case.options, *case.extra)
         return self._keep(
             Server.start(self.client, self.image, words, self.folder, **self.options(case, state))
         )
@@ -169,7 +180,7 @@ def command(server: Server, case: Case) -> tuple[list[str], dict[str, str]]:
     """Give the command line of the backend that serves, as its process has it, and what it adds to the
     environment.
     """
-    code, text = server.exec("amdserve", "serve", MODEL, *case.words, "--dry-run", "--json", *case.extra)
+    code, text = server.exec("amdserve", "serve", MODEL, *case.options, "--dry-run", "--json", *case.extra)
     assert code == 0, text
     entry = next(one for one in json.loads(text)["plan"] if one["backend"] == case.backend)
     head = " ".join(entry["argv"][:3])
@@ -189,17 +200,22 @@ class Answer:
     tokens: int
 
 
-def connect(server: Server) -> http.client.HTTPConnection:
-    """Make a connection to a server; nothing is sent yet."""
-    return http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=PATIENCE)
+def where(server: Server) -> str:
+    """Give host and port of a server."""
+    return server.url.removeprefix("http://")
 
 
-def chat(connection: http.client.HTTPConnection, prompt: str, limit: int) -> Answer:
-    """Ask for one chat and read its stream to the end.
+def chat(address: str, prompt: str, limit: int) -> Answer:
+    """Ask for one chat over a connection of its own (llama-server closes one that streamed), to its end.
 
     Raises:
         OSError, HTTPException: nobody answers yet.
     """
+    with contextlib.closing(http.client.HTTPConnection(address, timeout=PATIENCE)) as connection:
+        return _read(connection, prompt, limit)
+
+
+def _read(connection: http.client.HTTPConnection, prompt: str, limit: int) -> Answer:
     body = {"messages": [{"role": "user", "content": prompt}], "max_tokens": limit, "stream": True}
     text = json.dumps({**body, "temperature": 0, "seed": 1})
     begun = time.perf_counter()
@@ -227,14 +243,13 @@ def prompts(count: int, length: int, seed: str) -> list[str]:
 
 
 def load(server: Server, clients: int, asked: Sequence[str], limit: int) -> tuple[list[Answer], float]:
-    """Ask with parallel clients, each over its own connection; give the answers and the seconds of all."""
-    shares = [asked[number::clients] for number in range(clients)]
+    """Ask with parallel clients; give the answers and the seconds of all."""
+    shares, address = [asked[number::clients] for number in range(clients)], where(server)
     together = threading.Barrier(clients + 1)
 
     def one(share: Sequence[str]) -> list[Answer]:
-        with contextlib.closing(connect(server)) as connection:
-            together.wait()
-            return [chat(connection, prompt, limit) for prompt in share]
+        together.wait()
+        return [chat(address, prompt, limit) for prompt in share]
 
     with ThreadPoolExecutor(clients) as pool:
         waiting = [pool.submit(one, share) for share in shares]
@@ -251,7 +266,14 @@ LOADS = {
     "first token": "ms",
     "parallel": "t/s",
     "first token, parallel": "ms",
+    "parallel, per second of CPU": "t",
 }
+
+
+def cpu(server: Server) -> float:
+    """Give the seconds that all processes of a container have computed."""
+    told = server.container.client.api.stats(server.container.id, stream=False, one_shot=True)
+    return float(told["cpu_stats"]["cpu_usage"]["total_usage"]) / 1e9
 
 
 def ask(server: Server, case: Case, per_word: float, seed: str) -> dict[str, float]:
@@ -259,7 +281,9 @@ def ask(server: Server, case: Case, per_word: float, seed: str) -> dict[str, flo
     long, single = prompts(2, 4 * case.prompt, seed + "a"), prompts(3, case.prompt, seed + "b")
     read, seconds = load(server, 1, long, 1)
     alone, _ = load(server, 1, single, case.answer)
-    many, wall = load(server, case.clients, prompts(2 * case.clients, case.prompt, seed + "c"), case.answer)
+    before = cpu(server)
+    many, wall = load(server, case.clients, prompts(case.clients, case.prompt, seed + "c"), case.answer)
+    computed = cpu(server) - before
     assert len(read) == len(long)
     spent = sum(one.last - one.first for one in alone)
     return {
@@ -268,13 +292,14 @@ def ask(server: Server, case: Case, per_word: float, seed: str) -> dict[str, flo
         "first token": statistics.median(one.first for one in alone) * 1e3,
         "parallel": sum(one.tokens for one in many) / wall,
         "first token, parallel": statistics.median(one.first for one in many) * 1e3,
+        "parallel, per second of CPU": sum(one.tokens for one in many) / computed,
     }
 
 
 def rounds(seconds: float) -> Iterator[int]:
-    """Count rounds while there is time for one more like the longest, and `LEAST` of them in any case."""
-    end, longest, number = time.monotonic() + seconds, 0.0, 0
-    while number < LEAST or time.monotonic() + longest < end:
+    """Count rounds while there is time for one more like the longest; two of them in any case."""
+    start, longest, number = time.monotonic(), 0.0, 0
+    while number < 2 or time.monotonic() - start + longest < (2 if number < LEAST else 1) * seconds:
         begun = time.monotonic()
         yield number
         longest, number = max(longest, time.monotonic() - begun), number + 1
@@ -301,15 +326,14 @@ def per_word(server: Server) -> float:
 
 def first_answer(server: Server, begun: float) -> float:
     """Give the seconds from a moment to the first complete answer."""
-    address = server.url.removeprefix("http://")
+    address = where(server)
     while True:
-        with contextlib.closing(http.client.HTTPConnection(address, timeout=PATIENCE)) as connection:
-            try:
-                chat(connection, "Hello", 4)
-                return time.monotonic() - begun
-            except (OSError, http.client.HTTPException):
-                if time.monotonic() - begun > PATIENCE or not server.running():
-                    raise
+        try:
+            chat(address, "Hello", 4)
+            return time.monotonic() - begun
+        except (OSError, http.client.HTTPException):
+            if time.monotonic() - begun > PATIENCE or not server.running():
+                raise
         time.sleep(0.01)
 
 
@@ -386,18 +410,20 @@ def bench(place: Place, budget: Budget, case: Case) -> list[dict[str, Any]]:
     """
     if os.geteuid() != 0:
         raise UsageError("llama-bench without a container needs root, for chroot")
-    threads = str(len(os.sched_getaffinity(0)))
     device = ("--n-gpu-layers", "999") if case.checked else ("--device", "none", "--n-gpu-layers", "0")
-    words = ["--model", MODEL, "--threads", threads, "--repetitions", "1", "--output", "json", *device]
+    words = ["--model", MODEL, "--threads", str(THREADS), "--repetitions", "1", "--output", "json", *device]
     words += ["--n-prompt", str(case.prompt * 5), "--n-gen", str(case.answer), "--flash-attn", "off"]
     options = place.options(case, None)
     with tempfile.TemporaryDirectory(prefix="amdserve-root-") as name:
         root = Path(name)
         _unpack(place, root)
-        environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", **options.get("environment", {})}
+        environment = dict(options.get("environment", {}))
         if not case.checked:
             environment["VK_LOADER_DRIVERS_DISABLE"] = "*"
-        chroot = ["chroot", str(root), "/usr/local/bin/llama-bench", *words]
+        variables = [f"{name}={value}" for name, value in environment.items()]
+        there = ["chroot", str(root), "/usr/bin/env", "-i", *variables, "/usr/local/bin/llama-bench", *words]
+        # Mounts of its own: they are gone with it.
+        chroot = ["unshare", "--mount", "/bin/sh", "-ec", MOUNTS, "sh", str(root), *there]
 
         def inside(_: int) -> dict[str, float]:
             server = Server.start(
@@ -411,7 +437,7 @@ def bench(place: Place, budget: Budget, case: Case) -> list[dict[str, Any]]:
                 server.remove()
 
         def outside(_: int) -> dict[str, float]:
-            return _rates(process.run(chroot, env=environment, timeout=PATIENCE).out)
+            return _rates(process.run(chroot, timeout=PATIENCE).out)
 
         sides = {"served": inside, "bare": outside}
         turns(sides, -1)
