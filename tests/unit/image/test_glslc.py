@@ -1,4 +1,4 @@
-"""The compile cache for shaders: what is the same is compiled once; whatever could change the result is not."""
+"""The compile cache for shaders: the same is compiled once; what could change the result is not the same."""
 
 from __future__ import annotations
 
