@@ -4,7 +4,7 @@ Run it from a checkout on an idle machine: `python benchmarks/throughput.py [IMA
 ten minutes, with `--quick` four. Both sides are containers of the same image, with the same mounts: one runs
 `amdserve serve`, the other the very command line and environment of the backend that serves in the first one.
 They are asked in turn, so that what else the machine does meets both, and each number is the median of the
-rounds' ratios. Three things are measured, on each backend that needs no GPU:
+rounds' ratios. One core is left to the client, and the image's health check is off. Three things are measured, on each backend that needs no GPU:
 
 - a load of streamed chats: prompt and generation rate, time to the first token, and parallel clients;
 - from `docker run` to the first complete answer, with image, model and shaders warm: with a volume for the
@@ -519,6 +519,7 @@ The ratio is the median of the rounds' ratios. Of rates it is through ÷ by hand
 token by hand ÷ through: above 1 it is faster through the entrypoint. Of starts (`docker run` to the first
 complete answer) it is the time through ÷ by hand. `kept`: an earlier start has used the state's volume;
 `fresh`: there is none, and a GPU's arithmetic is checked first. llama-bench: in a container ÷ without one.
+Every server has one thread less than there are cores: the client computes too.
 
 Seconds of a start, as `amdserve status --json` has them (medians; without the engine's own part):
 """
