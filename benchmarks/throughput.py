@@ -4,7 +4,8 @@ Run it from a checkout on an idle machine: `python benchmarks/throughput.py [IMA
 ten minutes, with `--quick` four. Both sides are containers of the same image, with the same mounts: one runs
 `amdserve serve`, the other the very command line and environment of the backend that serves in the first one.
 They are asked in turn, so that what else the machine does meets both, and each number is the median of the
-rounds' ratios. One core is left to the client, and the image's health check is off. Three things are measured, on each backend that needs no GPU:
+rounds' ratios. One core is left to the client, and the image's health check is off. Three things are
+measured, on each backend that needs no GPU:
 
 - a load of streamed chats: prompt and generation rate, time to the first token, and parallel clients;
 - from `docker run` to the first complete answer, with image, model and shaders warm: with a volume for the
