@@ -259,12 +259,16 @@ def summary(found: dict[str, Any]) -> list[dict[str, Any]]:
     """Compare what is measured with the goals; a goal of which a phase is missing is left out."""
     sums = []
     for goal in GOALS:
-        if any(name not in found for name in (*goal.phases, *goal.against)):
+        # Until it is measured: the ROCm build compiles the libraries of the binding, and the servers.
+        against_phases = tuple(
+            "binding-alone" if name == "rocm-rest" and name not in found else name for name in goal.against
+        )
+        if any(name not in found for name in (*goal.phases, *against_phases)):
             continue
-        idle = all(found[name]["idle"] for name in (*goal.phases, *goal.against))
+        idle = all(found[name]["idle"] for name in (*goal.phases, *against_phases))
         unit = "wall" if idle else "cpu"
         took, against = (
-            round(sum(found[name][unit] for name in names), 1) for names in (goal.phases, goal.against)
+            round(sum(found[name][unit] for name in names), 1) for names in (goal.phases, against_phases)
         )
         ratio = round(took / against, 3)
         sums.append(
@@ -274,6 +278,7 @@ def summary(found: dict[str, Any]) -> list[dict[str, Any]]:
                 "seconds": took,
                 "against": against,
                 "ratio": ratio,
+                "at_most": against_phases != goal.against,
                 "limit": goal.limit,
                 "met": ratio <= goal.limit,
             }
@@ -301,13 +306,15 @@ def table(results: dict[str, Any]) -> str:
     for one in results["summary"]:
         unit = "" if one["unit"] == "wall" else " of CPU"
         lines.append(
-            f"| {one['what']} | {one['seconds']:.0f}{unit} | {one['against']:.0f}{unit} | {one['ratio']} | "
+            f"| {one['what']} | {one['seconds']:.0f}{unit} | {one['against']:.0f}{unit} | "
+            f"{'at most ' if one['at_most'] else ''}{one['ratio']} | "
             f"{one['limit']}{'' if one['met'] else ', missed'} |"
         )
     lines += [
         "",
         "Each alone: vulkan-shared, which found nothing to share; rocm-shared for its HIP code; rocm-rest,",
         "that build again with all but its HIP code compiled anew; and binding-alone, as pip builds it.",
+        "Where rocm-rest is not measured, binding-alone stands for it: the same libraries without servers.",
     ]
     if any(one["unit"] == "cpu" for one in results["summary"]):
         lines += [
