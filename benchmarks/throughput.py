@@ -12,8 +12,8 @@ measured, on each backend that needs no GPU:
   state that an earlier start has used, and without (then a GPU's arithmetic is checked first);
 - the image's llama-bench in a container, against the same files without one (`chroot`; root only).
 
-The model has random weights and 30 million parameters. It writes results/throughput.{json,md,png} and exits
-with 1 where something is over its limit.
+The models have random weights: 31 million parameters, 5 million for lavapipe. It writes
+results/throughput.{json,md,png} and exits with 1 where something is over its limit.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ from amdserve.image.local import Images  # noqa: E402
 RESULTS = ROOT / "benchmarks/results"
 IMAGES = ("amdserve:llama-gfx1151", "amdserve:vulkan")
 SHAPE = models.Shape(layers=9, width=512, heads=8, feed_forward=1536)
+SMALL = models.Shape(layers=6, width=256, heads=4, feed_forward=768)
 MODEL, STATE, PATIENCE = "/models/llama.gguf", "/var/lib/amdserve", 300.0
 USER = "10001:10001"
 VULKAN, PYTHON = "llama-server-vulkan", "llama-cpp-python"
@@ -86,6 +87,7 @@ class Case:
     answer: int = 24
     clients: int = 4
     checked: bool = False
+    shape: models.Shape = SHAPE
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -106,10 +108,11 @@ CASES = (
         "llama-server on Vulkan (lavapipe)",
         VULKAN,
         lavapipe=True,
-        prompt=8,
-        answer=12,
+        prompt=4,
+        answer=8,
         clients=2,
         checked=True,
+        shape=SMALL,
     ),
     Case("llama-cpp-python on the CPU", PYTHON, clients=2),
 )
@@ -117,14 +120,14 @@ CASES = (
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Seconds for each case's load and starts, and for llama-bench in all."""
+    """Seconds for each case's load, its starts, and its llama-bench."""
 
     load: float
     starts: float
     bench: float
 
 
-FULL, QUICK = Budget(75, 70, 40), Budget(20, 15, 10)
+FULL, QUICK = Budget(70, 60, 30), Budget(20, 15, 10)
 
 
 @dataclass(slots=True)
@@ -277,8 +280,9 @@ def cpu(server: Server) -> float:
     return float(told["cpu_stats"]["cpu_usage"]["total_usage"]) / 1e9
 
 
-def ask(server: Server, case: Case, per_word: float, seed: str) -> dict[str, float]:
+def ask(server: Server, case: Case, per_word: float, number: int) -> dict[str, float]:
     """Put one round of the load on a server."""
+    seed = str(number)
     long, single = prompts(2, 4 * case.prompt, seed + "a"), prompts(3, case.prompt, seed + "b")
     read, seconds = load(server, 1, long, 1)
     alone, _ = load(server, 1, single, case.answer)
@@ -319,10 +323,10 @@ def turns(sides: Mapping[str, Callable[[int], Any]], number: int) -> dict[str, A
 def per_word(server: Server) -> float:
     """Give the tokens of one word of a prompt, as the server counts them."""
     counts = []
-    for prompt in prompts(1, 32, "x") + prompts(1, 64, "x"):
+    for prompt in prompts(1, 2, "x") + prompts(1, 4, "x"):
         message = [{"role": "user", "content": prompt}]
         counts.append(server.post("/v1/chat/completions", messages=message, max_tokens=1)["usage"])
-    return float(counts[1]["prompt_tokens"] - counts[0]["prompt_tokens"]) / 32
+    return float(counts[1]["prompt_tokens"] - counts[0]["prompt_tokens"]) / 2
 
 
 def first_answer(server: Server, begun: float) -> float:
@@ -348,12 +352,13 @@ def measure(place: Place, case: Case, budget: Budget) -> dict[str, Any]:
             through = place.served(case, state).wait_for(case.backend, PATIENCE)
             argv, environment = command(through, case)
             by_hand = place.bare(case, argv, environment).wait(PATIENCE)
+            # Compiles what is still to be compiled, and does not count.
+            turns({"served": partial(ask, through, case, 1), "bare": partial(ask, by_hand, case, 1)}, -1)
             tokens = per_word(by_hand)
-            sides: dict[str, Callable[[int], Any]] = {
-                "served": lambda number: ask(through, case, tokens, f"{number}"),
-                "bare": lambda number: ask(by_hand, case, tokens, f"{number}"),
+            sides = {
+                "served": partial(ask, through, case, tokens),
+                "bare": partial(ask, by_hand, case, tokens),
             }
-            turns(sides, -1)  # compiles what is still to be compiled, and does not count
             show.say(f"{case.name}: asking both in turn")
             loads = [turns(sides, number) for number in rounds(budget.load)]
             place.clear()
@@ -484,7 +489,8 @@ def compare(what: str, unit: str, served: list[float], bare: list[float], *, lim
     ratios = [(b / a if times else a / b) for a, b in zip(served, bare, strict=True)]
     low, ratio, high = statistics.quantiles(ratios, n=4, method="inclusive")
     met = ratio >= limit if limit < 1 else ratio <= limit
-    noise = not met and (high >= limit if limit < 1 else low <= limit)
+    # Of a pass as of a miss: the rounds alone do not tell which it is.
+    noise = low <= limit <= high
     medians = {"served": round(statistics.median(served), 3), "bare": round(statistics.median(bare), 3)}
     spread = (max(bare) - min(bare)) / statistics.median(bare)
     return {
@@ -528,7 +534,7 @@ Seconds of a start, as `amdserve status --json` has them (medians; without the e
 
 def table(results: dict[str, Any]) -> str:
     """Give the results as Markdown."""
-    there, image, million = results["machine"], results["image"], results["model"]["parameters"] / 1e6
+    there, image = results["machine"], results["image"]
     quick = ", --quick" if results["quick"] else ""
     date, seconds, load_before = results["date"], results["seconds"], there["load"]
     hardware = f"{there['cpu']}, {there['cores']} cores, {there['memory_gib']} GiB, Linux {there['kernel']}"
@@ -536,12 +542,14 @@ def table(results: dict[str, Any]) -> str:
     lines = ["# Through the entrypoint, against the same server by hand", ""]
     lines.append(f"{hardware}; load before {load_before}; {date}{quick}, {seconds:.0f} s.")
     lines.append(f"{made}, engine {image['engine']}.")
-    lines += [f"Model: random weights, {million:.0f} million parameters, float32.", ""]
+    sizes = ", ".join(f"{one['parameters'] / 1e6:.0f} ({one['name']})" for one in results["cases"])
+    lines += [f"Models: random weights, float32; million parameters: {sizes}.", ""]
     lines.append("| backend | what | through | by hand | ratio | quartiles | rounds | goal |")
     lines.append("|---|---|---:|---:|---:|---:|---:|---:|")
     for one in results["summary"]:
         goal = f"{'≥' if one['limit'] < 1 else '≤'} {one['limit']}"
-        goal += "" if one["met"] else ", missed within the noise" if one["noise"] else ", missed"
+        goal += ", met" if one["met"] else ", missed"
+        goal += " within the noise" if one["noise"] else ""
         low, high = one["quartiles"]
         served, bare = (f"{one[side]:.4g} {one['unit']}" for side in ("served", "bare"))
         numbers = f"{served} | {bare} | {one['ratio']:.3f} | {low:.3f}–{high:.3f} | {one['rounds']}"
@@ -570,10 +578,10 @@ def plot(results: dict[str, Any], to: Path) -> None:
         2, 1, figsize=(9, 0.34 * sum(heights) + 1.8), height_ratios=heights, layout="constrained"
     )
     for axes, rows, label in (
-        (both[0], rates, "speed through the entrypoint, as a part of that by hand; black: the goal"),
-        (both[1], starts, "seconds to the first answer, as a multiple of those by hand; black: the goal"),
+        (both[0], rates, "speed ÷ that by hand (black: the goal, yellow: within the noise)"),
+        (both[1], starts, "seconds to the first answer ÷ those by hand"),
     ):
-        colours = ["#2a7f62" if one["met"] else "#c9a227" if one["noise"] else "#b5452c" for one in rows]
+        colours = ["#c9a227" if one["noise"] else "#2a7f62" if one["met"] else "#b5452c" for one in rows]
         names = [f"{one['case']}: {one['what']}" for one in rows]
         ratios = [one["ratio"] for one in rows]
         sides = [
@@ -658,8 +666,6 @@ def run(engine: Engine, image: str, wanted: Sequence[Case], *, quick: bool) -> d
         for one in (Path(name), folder, driver):
             one.mkdir(exist_ok=True)
             one.chmod(0o755)
-        file = models.write_llama(folder / Path(MODEL).name, shape=SHAPE)
-        results["model"] = {"parameters": file.stat().st_size // 4, "bytes": file.stat().st_size}
         place = Place(engine.client(timeout=PATIENCE), image, folder, None)
         try:
             place.lavapipe = lavapipe(engine, image, driver)
@@ -669,7 +675,9 @@ def run(engine: Engine, image: str, wanted: Sequence[Case], *, quick: bool) -> d
             if case.lavapipe and not place.lavapipe:
                 results["skipped"][case.name] = "there is no lavapipe"
                 continue
-            cases.append(measure(place, case, budget))
+            file = models.write_llama(folder / Path(MODEL).name, shape=case.shape)
+            file.chmod(0o644)
+            cases.append(measure(place, case, budget) | {"parameters": file.stat().st_size // 4})
             if case.backend != VULKAN:
                 continue
             show.say(f"{case.name}: llama-bench, in a container and without")

@@ -174,7 +174,7 @@ def test_the_budget_is_the_catalogues(world: World) -> None:
             },
         }
     )
-    assert "700 MB of at most 600 MB" in failing(verify(world, catalog=small))["size"]
+    assert "650 MB of at most 600 MB" in failing(verify(world, catalog=small))["size"]
 
 
 def test_without_a_catalogue_the_size_is_no_pass(

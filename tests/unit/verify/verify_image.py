@@ -65,7 +65,7 @@ def attributes() -> dict[str, Any]:
         "Cmd": ["serve"],
         "User": "",
     }
-    return {"Id": "sha256:1", "Size": 700_000_000, "Os": "linux", "Architecture": "amd64", "Config": config}
+    return {"Id": "sha256:1", "Size": 650_000_000, "Os": "linux", "Architecture": "amd64", "Config": config}
 
 
 def facts() -> dict[str, Any]:
