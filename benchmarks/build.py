@@ -19,12 +19,13 @@ import contextlib
 import datetime
 import json
 import os
-import platform
 import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from machine import machine
 
 from amdserve import process
 from amdserve.errors import AmdserveError, BuildError
@@ -239,19 +240,6 @@ def versions(engine: Engine, project: Project, cell: Cell) -> dict[str, str]:
         "gfx": ", ".join(cell.gfx),
         "tools": "; ".join(tools),
         "engine": engine.version,
-    }
-
-
-def machine() -> dict[str, Any]:
-    """Give what it was measured on."""
-    info = Path("/proc/cpuinfo").read_text("utf-8")
-    model = re.search(r"^model name\s*: (.*)$", info, re.MULTILINE)
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return {
-        "cpu": model.group(1) if model else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(pages / 2**30, 1),
-        "kernel": platform.release(),
     }
 
 

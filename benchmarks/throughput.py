@@ -24,9 +24,7 @@ import datetime
 import http.client
 import json
 import os
-import platform
 import random
-import re
 import statistics
 import sys
 import tempfile
@@ -46,6 +44,7 @@ from container.gpus import CACHE, LAVAPIPE_STAGE, Lavapipe, bind  # noqa: E402
 from container.images import exported  # noqa: E402
 from container.server import Server  # noqa: E402
 from fixtures import models  # noqa: E402
+from machine import machine  # noqa: E402
 
 from amdserve import process  # noqa: E402
 from amdserve.errors import AmdserveError, BuildError, UsageError  # noqa: E402
@@ -603,20 +602,6 @@ def plot(results: dict[str, Any], to: Path) -> None:
 # The whole -------------------------------------------------------------------------------------------------
 
 
-def machine() -> dict[str, Any]:
-    """Give what it was measured on."""
-    info = Path("/proc/cpuinfo").read_text("utf-8")
-    model = re.search(r"^model name\s*: (.*)$", info, re.MULTILINE)
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return {
-        "cpu": model.group(1) if model else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(pages / 2**30, 1),
-        "kernel": platform.release(),
-        "load": round(os.getloadavg()[0], 1),
-    }
-
-
 def versions(engine: Engine, ref: str) -> dict[str, str]:
     """Give what was measured."""
     found = Images(engine).find(ref)
@@ -655,7 +640,7 @@ def run(engine: Engine, image: str, wanted: Sequence[Case], *, quick: bool) -> d
     results: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "quick": quick,
-        "machine": machine(),
+        "machine": machine() | {"load": round(os.getloadavg()[0], 1)},
         "image": versions(engine, image),
         "skipped": {},
     }

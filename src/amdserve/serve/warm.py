@@ -18,7 +18,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ SECONDS = 120.0
 QUESTION = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2, "stream": True}
 
 
-def commands(model: Path) -> Iterator[None]:
+def commands(model: Path) -> None:
     """Import every module of this package and run what a user types, whatever it finds on this machine."""
     for module in pkgutil.walk_packages(amdserve.__path__, f"{amdserve.__name__}."):
         if not module.name.endswith("__main__"):
@@ -42,7 +41,6 @@ def commands(model: Path) -> Iterator[None]:
     with tempfile.TemporaryDirectory() as state:
         for arguments in words:
             process.run([PROGRAM, *arguments], env=os.environ | {"AMDSERVE_STATE_DIR": state}, check=False)
-            yield
 
 
 def cpu_backend(model: Path) -> None:
@@ -82,8 +80,7 @@ def cpu_backend(model: Path) -> None:
 
 def roots() -> list[Path]:
     """Give the folders that modules are imported from."""
-    found = {Path(entry) for entry in sys.path if entry and Path(entry).is_dir()}
-    return sorted(found)
+    return sorted({Path(entry) for entry in sys.path if entry and Path(entry).is_dir()})
 
 
 def keep_used(folders: list[Path]) -> int:
@@ -106,8 +103,7 @@ def keep_used(folders: list[Path]) -> int:
 def main() -> int:
     """Run from the command line."""
     model = Path(FOLDER) / MODEL
-    for _ in commands(model):
-        pass
+    commands(model)
     cpu_backend(model)
     sys.dont_write_bytecode = True
     print(f"{keep_used(roots())} modules compiled", file=sys.stderr)
