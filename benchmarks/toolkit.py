@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from machine import machine
+
 from amdserve import process
 from amdserve.image.models import Request
 from amdserve.image.plan import ALL
@@ -95,12 +97,11 @@ def main() -> int:
     )
     parser.add_argument("--runs", type=int, default=5)
     runs = parser.parse_args().runs
-    info = Path("/proc/cpuinfo").read_text("utf-8")
-    names = (line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name"))
+    there = machine()
     results: dict[str, Any] = {
-        "cpu": next(names, platform.machine()),
-        "cores": len(os.sched_getaffinity(0)),
-        "kernel": platform.release(),
+        "cpu": there["cpu"],
+        "cores": there["cores"],
+        "kernel": there["kernel"],
         "python": platform.python_version(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "load": round(os.getloadavg()[0], 2),
