@@ -180,12 +180,16 @@ def serve_module(client: Any, model_folder: Path) -> Iterator[Serve]:
 
 @pytest.fixture(scope="session")
 def run(client: Any, model_folder: Path) -> Callable[..., tuple[int, str]]:
-    """Run a container to its end; give its exit code and all that it said."""
+    """Run a container to its end; give its exit code and all that it said.
+
+    What it said on stderr comes first: its log has the lines of both streams in the order in which the engine
+    happened to read them, and a document on stdout would have the words of the other between its lines.
+    """
 
     def run_to_end(image: str, *command: str, **options: Any) -> tuple[int, str]:
         server = Server.start(client, image, command, model_folder, **options)
         try:
-            return server.end(), server.logs()
+            return server.end(), server.logs(stdout=False) + server.logs(stderr=False)
         finally:
             server.remove()
 

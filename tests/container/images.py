@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from amdserve.image.engine import Engine
 def layered(engine: Engine, base: str, text: str, context: Path | None = None) -> str:
     """Build an image on another one and give its reference.
 
-    The reference says what it was made from, and the engine's build cache makes a repeat quick.
+    The reference says what it was made from, and which process will take it away: another one may need the
+    same. The engine's build cache makes a repeat quick.
 
     Args:
         engine: where.
@@ -22,7 +24,7 @@ def layered(engine: Engine, base: str, text: str, context: Path | None = None) -
         context: the folder that COPY sees.
     """
     dockerfile = f"FROM {base}\n{text}"
-    tag = f"amdserve-test:{hashlib.sha256(dockerfile.encode()).hexdigest()[:12]}"
+    tag = f"amdserve-test:{hashlib.sha256(dockerfile.encode()).hexdigest()[:12]}-{os.getpid()}"
     command = [*engine.buildx, "build", "--progress", "plain", "--load", "--tag", tag]
     # A Dockerfile on standard input: alone it is the whole context, else it is named beside one.
     command += ["-"] if context is None else ["--file", "-", str(context)]

@@ -23,11 +23,13 @@ from typing import Any
 
 import certifi
 import pytest
+from ports import free_port
 
 from amdserve import process
 from amdserve.image.engine import Engine
 from amdserve.image.index import CA_VARIABLES
 from amdserve.image.models import Cell
+from amdserve.image.plan import LABEL
 from amdserve.image.publish import tools
 
 STATUS = """\
@@ -48,13 +50,6 @@ Description: the C library
 # "secret", as a password file of a registry keeps it.
 SECRET = "$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a"
 METADATA = "Metadata-Version: 2.4\nName: pydantic\nVersion: 2.12.0\nLicense-Expression: MIT\n"
-
-
-def free_port() -> int:
-    """Give a port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Server:
@@ -251,6 +246,16 @@ def at(cell: Cell, repository: str) -> Cell:
         return tuple(f"{repository}:{name.rpartition(':')[2]}" for name in names)
 
     return replace(cell, tags=moved(cell.tags), aliases=moved(cell.aliases))
+
+
+def differing(cell: Cell, seed: str = "toy") -> Cell:
+    """Give the cell as it would be from other inputs.
+
+    A small image under a cell's own hash would pass for the product with whoever looks for that meanwhile.
+    """
+    other = "sha256:" + hashlib.sha256(f"{cell.hash} {seed}".encode()).hexdigest()
+    tags = tuple(tag.replace(cell.hash[7:19], other[7:19]) for tag in cell.tags)
+    return replace(cell, hash=other, tags=tags, labels={**cell.labels, LABEL + "hash": other})
 
 
 @contextmanager

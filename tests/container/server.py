@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import urllib.error
 import urllib.request
@@ -29,6 +30,13 @@ for path in pathlib.Path("/proc").iterdir():
             pass
 print(json.dumps({number: line for number, line in found.items() if line}))
 """
+
+
+def document(said: str) -> Any:
+    """Give the JSON document with which ends what a container said: all of its stdout, after its stderr."""
+    begin = re.search(r"^\{", said, re.MULTILINE)
+    assert begin, f"no document is in: {said}"
+    return json.loads(said[begin.start() :])
 
 
 class Server:
@@ -83,9 +91,9 @@ class Server:
         """The real client, pointed here."""
         return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=180)
 
-    def logs(self) -> str:
-        """Give all that it said."""
-        return str(self.container.logs().decode("utf-8", "replace"))
+    def logs(self, **streams: bool) -> str:
+        """Give all that it said, or what it said on one stream (`stdout=False`, `stderr=False`)."""
+        return str(self.container.logs(**streams).decode("utf-8", "replace"))
 
     def running(self) -> bool:
         """Tell whether it still runs."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 from openai import OpenAI
+from ports import free_port
 
 from amdserve import process
 from amdserve.image import deploy
@@ -18,7 +19,6 @@ from amdserve.image.engine import Engine
 from amdserve.image.project import Project
 from amdserve.image.publish import tools
 
-from .registries import free_port
 from .server import READY
 
 WEB = Path(__file__).resolve().parents[2] / "examples" / "open-webui" / "compose.yaml"

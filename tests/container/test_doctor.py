@@ -11,19 +11,14 @@ import docker.types
 import pytest
 
 from .conftest import GFX
+from .server import document
 
 SHIM = "/usr/lib/x86_64-linux-gnu/libamdgpu_noop_drm_shim.so"
 MACHINES = Path(__file__).parents[1] / "fixtures/machines"
 
 
-def answer(said: str) -> dict[str, Any]:
-    """The one JSON document among what a container said on both of its streams."""
-    document: dict[str, Any] = json.loads(said[said.index("{") : said.rindex("}") + 1])
-    return document
-
-
 def checks(said: str) -> dict[str, tuple[bool | None, str, str]]:
-    return {one["name"]: (one["ok"], one["detail"], one["fix"]) for one in answer(said)["checks"]}
+    return {one["name"]: (one["ok"], one["detail"], one["fix"]) for one in document(said)["checks"]}
 
 
 def test_a_good_image_on_a_machine_without_a_gpu(run: Any, llama: str) -> None:
@@ -32,11 +27,11 @@ def test_a_good_image_on_a_machine_without_a_gpu(run: Any, llama: str) -> None:
     # Not every engine may raise the limit on locked memory; that it is low is then the one thing wrong.
     assert {name for name, (ok, _, _) in found.items() if ok is False} <= {"memlock"}
     assert code == (found["memlock"][0] is False)
-    assert answer(said)["place"] == "container"
+    assert document(said)["place"] == "container"
     assert [found[name][0] for name in ("libraries", "vulkan-icd", "disk")] == [True] * 3
     assert [found[name][0] for name in ("gpu", "kfd", "engine", "blas")] == [None] * 4
     assert GFX in found["image-gfx"][1]
-    assert "amdserve" in answer(said)["docker_run"]
+    assert "amdserve" in document(said)["docker_run"]
 
 
 def test_a_small_lock_limit_has_its_fix(run: Any, llama: str) -> None:

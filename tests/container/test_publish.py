@@ -29,14 +29,14 @@ from amdserve.image.publish.tags import LABEL
 from . import registries, releasing
 from .emptied import emptied, possible
 from .images import Layer
-from .registries import Proxy, Server, at, toy
+from .registries import Proxy, Server, at, differing, toy
 
 EPOCH = 1_700_000_000
 
 
 @pytest.fixture(scope="module")
 def cell(project: Project) -> Cell:
-    return project.plan(Request(images=("vulkan",))).cells[0]
+    return differing(project.plan(Request(images=("vulkan",))).cells[0])
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +141,7 @@ def test_image_of_either_compression_runs_where_nobody_had_it(
 ) -> None:
     """One layer is gzip's from an older release and zstd's from this one: neither is taken for the other."""
     registry = opened(server.host)
-    newer = replace(cell, hash="sha256:" + "4" * 64)
-    newer = replace(newer, tags=tuple(tag.replace(cell.hash[7:19], newer.hash[7:19]) for tag in cell.tags))
-    newer = replace(newer, labels={**cell.labels, LABEL + "hash": newer.hash})
+    newer = differing(cell, "newer")
     sent: dict[str, push.Pushed] = {}
     for one, compression in ((cell, "gzip"), (newer, "zstd")):
         with running(engine, one, tmp_path / compression) as image:
@@ -188,9 +186,8 @@ def test_second_target_sends_only_what_is_its_own(
 ) -> None:
     registry = opened(server.host)
     send(registry, cell, image, engine, tmp_path / "pack")
-    other = replace(cell, id="other", hash="sha256:" + "1" * 64, tags=("x:other", "x:0.1.0-other"))
-    labels = {**cell.labels, LABEL + "hash": other.hash}
-    with toy(engine, replace(other, labels=labels), tmp_path, size=30) as ident:
+    other = replace(differing(cell, "other"), id="other", tags=("x:other", "x:0.1.0-other"))
+    with toy(engine, other, tmp_path, size=30) as ident:
         found = Images(engine).find(ident)
         assert found
         second = send(registry, other, found, engine, tmp_path / "pack")

@@ -42,7 +42,8 @@ Built = tuple[tuple[Cell, ...], dict[str, str], Signer]
 def built(project: Project, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
     """Two cells, a small image of each, and who signs."""
     folder = tmp_path_factory.mktemp("built")
-    cells = project.plan(Request(images=("vulkan,llama",), gfx=("rdna4",))).cells
+    planned = project.plan(Request(images=("vulkan,llama",), gfx=("rdna4",))).cells
+    cells = tuple(registries.differing(cell) for cell in planned)
     signer = Signer(*registries.keys(folder))
     with toy(engine, cells[0], folder) as one, toy(engine, cells[1], folder) as two:
         yield cells, {cells[0].id: one, cells[1].id: two}, signer
@@ -66,6 +67,11 @@ def opened(host: str, name: str = "amdserve") -> Registry:
     return Registry.open(parse(f"{host}/me/{name}"))
 
 
+def in_the_engine(engine: Engine, cells: tuple[Cell, ...]) -> set[str]:
+    """Give the names of what the engine has of these cells; other tests have images of others meanwhile."""
+    return {tag for c in cells for image in Images(engine).labelled({"hash": c.hash}) for tag in image.tags}
+
+
 def state(registry: Registry, signer: Signer) -> dict[str, tuple[str, bool, list[str]]]:
     """Give all that a finished release comes to: tags with digests, and what holds beside each image."""
     tags = [tag for tag in registry.tags() if not tag.startswith("sha256-")]
@@ -83,11 +89,27 @@ def state(registry: Registry, signer: Signer) -> dict[str, tuple[str, bool, list
     return found
 
 
+def test_only_what_bears_a_name_of_the_cell_is_taken_for_its_image(built: Built, engine: Engine) -> None:
+    """An image made on one of ours inherits every label of it, and is not ours to release."""
+    (cell, *_), idents, _ = built
+    images, client = Images(engine), engine.client()
+    assert release.in_engine(images, cell) is None
+    for name in (cell.immutable, cell.aliases[0]):
+        named = f"amdserve-test:{name.rpartition(':')[2]}"
+        client.images.get(idents[cell.id]).tag(named)
+        try:
+            found = release.in_engine(images, cell)
+        finally:
+            client.images.remove(named, noprune=True)
+        assert found is not None
+        assert found.id == idents[cell.id]
+
+
 def test_release_leaves_signed_images_under_every_name(
     built: Built, server: Server, tmp_path: Path, engine: Engine
 ) -> None:
     cells, _, signer = built
-    before = {tag for image in Images(engine).labelled({}) for tag in image.tags}
+    before = in_the_engine(engine, cells)
     path = prepared(built, server.host, tmp_path)
     released = releasing.release(path)
     assert [one.done for one in released] == [("build", "push", "sign", "test", "aliases")] * 2
@@ -98,7 +120,7 @@ def test_release_leaves_signed_images_under_every_name(
     assert set(found) == names
     assert all(value[1:] == (True, sorted(ATTACHED)) for value in found.values())
     assert found["latest"] == found["vulkan"]
-    assert {tag for image in Images(engine).labelled({}) for tag in image.tags} == before
+    assert in_the_engine(engine, cells) == before
 
     documents = {
         kind: signer.statement(released[0].reference, kind)[0] or {} for kind in (sign.SPDX, sign.CYCLONEDX)

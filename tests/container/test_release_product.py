@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 
 from amdserve.image.engine import Engine
 from amdserve.image.local import Images
@@ -47,7 +48,7 @@ def elsewhere(client: Any) -> Iterator[Any]:
 
 def chat(client: Any, image: str, models: Path) -> int:
     """Serve a model from an image and ask it once; give how many tokens it answered with."""
-    port = registries.free_port()
+    port = free_port()
     words = ("serve", "llama.gguf", "--n-ctx", "512", "--host", "127.0.0.1", "--port", str(port))
     server = Server.start(client, image, words, models, network_mode="host", ports={})
     try:

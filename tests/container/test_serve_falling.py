@@ -21,11 +21,12 @@ QUESTION = {"prompt": "Once upon a time", "max_tokens": 4, "temperature": 0}
 
 # Takes memory until the kernel has killed somebody here for it. What it takes lies in files and is nobody's:
 # if it were the eater's own, the kernel might choose the eater, and the backend would go on serving. A victim
-# takes a moment to give back what it has, and the kernel may take a second one: that is then the eater.
+# takes a moment to give back what it has, and the kernel may take a second one: that is then the eater, and
+# it too has something to give back, for the third one would be the supervisor.
 EATER = """
 from amdserve.serve.procfs import oom_kills
 open("/proc/self/oom_score_adj", "w").write("400")
-before = oom_kills()
+before, own = oom_kills(), b"x" * (48 << 20)
 with open("/dev/shm/hoard", "wb", buffering=0) as hoard:
     while oom_kills() == before:
         hoard.write(bytes(1 << 21))

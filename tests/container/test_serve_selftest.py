@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 from amdserve.serve.reference import TOLERANCE
 
 from .gpus import Broken, Lavapipe
+from .server import document
 
 Run = Callable[..., tuple[int, str]]
 VULKAN = "llama-server-vulkan"
@@ -16,7 +16,7 @@ VULKAN = "llama-server-vulkan"
 
 def results(said: str) -> dict[tuple[str, str], dict[str, Any]]:
     """Give the results by backend and device."""
-    found = json.loads(said[said.index("{\n") : said.rindex("}") + 1])
+    found = document(said)
     assert found["tolerance"] == TOLERANCE
     return {(one["backend"], "CPU" if one["device"] == "CPU" else "GPU"): one for one in found["results"]}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from openai import OpenAI
+from ports import free_port
 
 from amdserve import process
 
@@ -22,13 +22,6 @@ READY = 480.0
 ANSWER = 240.0
 # What a random model would write into a forced form is white space without end.
 FORMS = '{"backend": "xgrammar", "disable_any_whitespace": true}'
-
-
-def free_port() -> int:
-    with socket.socket() as tried:
-        tried.bind(("127.0.0.1", 0))
-        port: int = tried.getsockname()[1]
-        return port
 
 
 class Server:

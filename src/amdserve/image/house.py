@@ -57,12 +57,17 @@ def code_checks() -> list[Check]:
 
 def unit_checks(arguments: Sequence[str] = ()) -> list[Check]:
     """Give the quick tests."""
-    return [Check("unit tests", (sys.executable, "-m", "pytest", "tests/unit", *arguments))]
+    return [Check("unit tests", (sys.executable, "-m", "pytest", "-n", "auto", "tests/unit", *arguments))]
 
 
 def container_checks() -> list[Check]:
-    """Give the tests against real images in a real engine."""
-    return [Check("container tests", (sys.executable, "-m", "pytest", "tests/container", "--durations=10"))]
+    """Give the tests against real images in a real engine.
+
+    Two at a time, since they wait for half of theirs: more would meet the time limits that some are about.
+    """
+    both = ("-n", "2", "--dist", "loadfile")
+    command = (sys.executable, "-m", "pytest", *both, "tests/container", "--durations=10")
+    return [Check("container tests", command)]
 
 
 def template_checks(project: Project, folder: Path) -> list[Check]:

@@ -77,7 +77,11 @@ def test_whatever_is_raised_becomes_one_attempt(error: BaseException) -> None:
     assert type(error).__name__ in reason
 
 
-@pytest.mark.parametrize("answer", [None, "found", Finding("found", "nothing in it"), object()], ids=repr)
+@pytest.mark.parametrize(
+    "answer",
+    [None, "found", Finding("found", "nothing in it"), object()],
+    ids=lambda answer: type(answer).__name__,
+)
 def test_an_answer_that_is_none_becomes_an_error(answer: object) -> None:
     assert outcome(lambda _: answer)[0] == "error"
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import serve_files
+from ports import free_port
 
 from amdserve.serve import state
 from amdserve.serve.probe import ask
@@ -40,13 +41,6 @@ supervisor.main()
 """
 
 HOARD = "hoard = []\nwhile True: hoard.append(bytearray(b'x') * (1 << 20))"
-
-
-def free_port() -> int:
-    with socket.socket() as tried:
-        tried.bind(("127.0.0.1", 0))
-        port: int = tried.getsockname()[1]
-        return port
 
 
 def wait_for(what: Callable[[], Any], seconds: float = PATIENCE, pause: float = 0.01) -> Any:
@@ -278,7 +272,7 @@ class Bed:
 
     def nothing_left(self) -> None:
         """No process, no port, no torn file."""
-        wait_for(lambda: not self.processes(), 5.0)
+        wait_for(lambda: not self.processes())
         with socket.socket() as tried:
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             tried.bind(("127.0.0.1", self.port))

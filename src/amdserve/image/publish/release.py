@@ -231,10 +231,14 @@ class Release:
 
 
 def in_engine(images: Images, cell: Cell) -> LocalImage | None:
-    """Give the verified image of a cell, under whatever repository's name it was built."""
+    """Give the verified image of a cell, under whatever repository's name it was built.
+
+    The labels alone do not tell: an image made on one of ours has them too, and so has a candidate, which is
+    not verified yet. Neither has a tag of the cell's.
+    """
+    names = {tag.rpartition(":")[2] for tag in (*cell.tags, *cell.aliases)}
     for image in images.labelled({"hash": cell.hash}):
-        # A candidate is an image that is not verified yet.
-        if any(not tag.rpartition(":")[2].startswith("candidate-") for tag in image.tags):
+        if any(tag.rpartition(":")[2] in names for tag in image.tags):
             return image
     return None
 
