@@ -6,9 +6,24 @@
 #   GLSLC            the real compiler (/usr/bin/glslc)
 #   GLSLC_CACHE_DIR  where results lie (unset: no cache)
 #   GLSLC_CACHE_ID   names the compiler: a hash of its content
+#   GLSLC_WITHOUT    extensions, apart by blanks, that a shader may not require: told as a compiler without them would
 set -u
 real=${GLSLC:-/usr/bin/glslc}
-[ -n "${GLSLC_CACHE_DIR:-}" ] && [ -n "${GLSLC_CACHE_ID:-}" ] || exec "$real" "$@"
+
+# What is not kept is compiled; which extensions a text requires is looked at here alone, so it costs a kept one nothing.
+compile() {
+    for word; do
+        case $word in *.comp) ;; *) continue ;; esac
+        for extension in ${GLSLC_WITHOUT:-}; do
+            grep -q "^#extension $extension : require" -- "$word" || continue
+            echo "$word: error: '#extension' : extension not supported: $extension" >&2
+            exit 1
+        done
+    done
+    "$real" "$@" || exit
+}
+
+[ -n "${GLSLC_CACHE_DIR:-}" ] && [ -n "${GLSLC_CACHE_ID:-}" ] || { compile "$@"; exit; }
 
 source='' out='' depfile='' flags='' previous=''
 for word; do
@@ -19,14 +34,14 @@ for word; do
             -o | -MF | -MD) ;;
             -fshader-stage=* | --target-env=* | -O | -O0 | -Os | -D*) flags="$flags
 $word" ;;
-            -*) exec "$real" "$@" ;;
-            *) [ -z "$source" ] || exec "$real" "$@"
+            -*) compile "$@"; exit ;;
+            *) [ -z "$source" ] || { compile "$@"; exit; }
                source=$word ;;
         esac ;;
     esac
     previous=$word
 done
-case $source:$out in :* | *: | *:-) exec "$real" "$@" ;; esac
+case $source:$out in :* | *: | *:-) compile "$@"; exit ;; esac
 
 # Each text once, in the order of its first inclusion, whatever the preprocessor would leave out; fails where one is missing.
 # shellcheck disable=SC2016
@@ -45,8 +60,8 @@ read_all='
         close(name)
     }
     BEGIN { take(source); if (depfile != "") print out ":" names > depfile }'
-text=$(awk -v source="$source" -v out="$out" -v depfile="$depfile" "$read_all" && echo complete) || exec "$real" "$@"
-key=$(printf '%s\n' "$GLSLC_CACHE_ID" "$flags" "$text" | sha256sum)
+text=$(awk -v source="$source" -v out="$out" -v depfile="$depfile" "$read_all" && echo complete) || { compile "$@"; exit; }
+key=$(printf '%s\n' "$GLSLC_CACHE_ID" "${GLSLC_WITHOUT:-}" "$flags" "$text" | sha256sum)
 key=${key%% *}
 folder=$GLSLC_CACHE_DIR/${key%"${key#??}"}
 kept=$folder/$key
@@ -54,7 +69,7 @@ if cp -- "$kept" "$out" 2> /dev/null; then
     touch -c -- "$kept"
     exit 0
 fi
-"$real" "$@" || exit
+compile "$@"
 # In full or not at all: another build may look at the same moment.
 mkdir -p -- "$folder" && new=$(mktemp "$folder/new.XXXXXX") && cp -- "$out" "$new" && mv -- "$new" "$kept"
 exit 0

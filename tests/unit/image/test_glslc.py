@@ -38,7 +38,9 @@ class Bed:
         calls = self.folder / "calls"
         return len(calls.read_text().splitlines()) if calls.is_file() else 0
 
-    def run(self, *args: str, identity: str = "one", name: str = "a.spv") -> tuple[int, str]:
+    def run(
+        self, *args: str, identity: str = "one", name: str = "a.spv", without: str = ""
+    ) -> tuple[int, str]:
         """Compile; give the exit status, and the result or what was said of it."""
         out = self.folder / name
         out.unlink(missing_ok=True)
@@ -47,6 +49,7 @@ class Bed:
             "GLSLC": str(self.folder / "compiler"),
             "GLSLC_CACHE_DIR": str(self.folder / "cache"),
             "GLSLC_CACHE_ID": identity,
+            "GLSLC_WITHOUT": without,
         }
         command = ["sh", str(TOOL), "-fshader-stage=compute", "--target-env=vulkan1.2"]
         command += [str(self.folder / "a.comp"), "-o", str(out), *args]
@@ -138,3 +141,18 @@ def test_the_dependencies_are_told_of_a_kept_shader_too(bed: Bed) -> None:
     assert bed.calls() == 1
     told = depfile.read_text().replace("\\\n", " ").split()
     assert told == [f"{bed.folder}/{name}" for name in ("a.spv:", "a.comp", "b.glsl", "deep/c.glsl")]
+
+
+@pytest.mark.parametrize("identity", ["one", ""])
+def test_an_extension_that_is_left_out_is_one_the_compiler_does_not_know(bed: Bed, identity: str) -> None:
+    bed.write("a.comp", "#version 460\n#extension GL_X_two : require\nvoid main() {}\n")
+    assert bed.run(identity=identity, without="GL_X_one GL_X")[0] == 0
+    status, said = bed.run(identity=identity, without="GL_X_one GL_X_two")
+    assert status != 0
+    # The words that llama.cpp's build looks for.
+    assert "extension not supported: GL_X_two" in said
+
+
+def test_a_shader_that_can_do_without_the_extension_is_compiled(bed: Bed) -> None:
+    bed.write("a.comp", "#version 460\n#extension GL_X : enable\nvoid main() {}\n")
+    assert bed.run(without="GL_X")[0] == 0

@@ -76,6 +76,14 @@ def test_apt_may_read_the_certificate_where_it_fetches_over_https() -> None:
     assert all("id=ca,target=/run/secrets/ca,mode=0444 " in run for run in fetching)
 
 
+def test_source_may_write_into_its_own_tree() -> None:
+    """llama.cpp's releases before 2026-10 pack the web page there; what is written goes with the step."""
+    runs = re.findall(r"^RUN .*?[^\\]$", text(one()), re.MULTILINE | re.DOTALL)
+    building = [run for run in runs if "cmake --build" in run]
+    assert len(building) == 2
+    assert all("type=bind,from=source,target=/src/llama-cpp-python,rw " in run for run in building)
+
+
 def test_jobs_reach_the_compiler() -> None:
     assert "--parallel 7" in text(one(), jobs=7)
 
