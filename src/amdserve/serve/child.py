@@ -17,6 +17,8 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 # The kernel, when memory is short, shall take the backend and not its supervisor.
 OOM_SCORE = b"500"
+# At once; more than a pipe holds, so that the last words of a dead one are never left.
+MOST_READS = 32
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -81,9 +83,11 @@ class Child:
         self.pid = self.process.pid
         self.started = time.monotonic()
 
-    def read(self, each: Callable[[str], str]) -> None:
-        """Take what it has written; each line goes to `each`, and what that gives is kept."""
-        while self.output >= 0:
+    def read(self, each: Callable[[str], str | None]) -> None:
+        """Take what it has written, 2 MiB at most; each line goes to `each`, which gives what is kept."""
+        for _ in range(MOST_READS):
+            if self.output < 0:
+                return
             try:
                 data = os.read(self.output, 65536)
             except BlockingIOError:
@@ -91,7 +95,8 @@ class Child:
             except OSError:
                 data = b""
             for line in self.lines.feed(data) if data else self.lines.end():
-                self.lines.kept.append(each(line))
+                if (kept := each(line)) is not None:
+                    self.lines.kept.append(kept)
             if not data:
                 self.close()
 

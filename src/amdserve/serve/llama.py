@@ -12,7 +12,8 @@ from amdserve.serve.line import MEMLOCK_FIX, Command, Device, Job, Line, Refused
 from amdserve.serve.reference import FLAGS
 from amdserve.serve.request import ModelLoadRequest
 
-# At this level llama-server says how many layers went to the GPU; below it the line is not printed.
+# At this level llama-server says how many layers went to the GPU; below it the line is not printed. It says
+# much more at it, for each request, so it is asked for only where something shall be on a GPU.
 LOG_LEVEL = "4"
 
 
@@ -53,7 +54,7 @@ def llama_server(job: Job, backend: Backend, device: Device, gpu: GPU | None = N
         line.add("alias", "--alias", request.alias)
     if request.api_key_file:
         line.add("api_key_file", "--api-key-file", request.api_key_file)
-    if line.has("--log-verbosity"):
+    if device == "gpu" and request.offloads and line.has("--log-verbosity"):
         line.add("log", "--log-verbosity", LOG_LEVEL)
     command.argv += request.extra_args
     _environment(job, command, backend, device, gpu)
@@ -79,7 +80,7 @@ def reference_command(job: Job, backend: Backend, model: Path, device: Device = 
     _layers(line, job.request.model_copy(update={"n_gpu_layers": -1}), device)
     _flash_attention(line, job.request)
     line.add("fit_memory", "--fit", "off")
-    if line.has("--log-verbosity"):
+    if device == "gpu" and line.has("--log-verbosity"):
         line.add("log", "--log-verbosity", LOG_LEVEL)
     return command.argv
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Self
 
 from amdserve.serve.child import Child, become_reaper
@@ -21,15 +22,19 @@ TAKEN = (*STOPS, signal.SIGCHLD, signal.SIGHUP)
 class Loop:
     """Waits for whatever comes next. It takes over the process's signals; `close` gives them back.
 
+    Args:
+        reading: what is entered while a child's output is read.
+
     Attributes:
         stops: how many times somebody asked for a stop.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, reading: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
         self.stops = 0
+        self.reading = reading
         self.selector = selectors.DefaultSelector()
         self.children: dict[int, Child] = {}
-        self.readers: dict[int, Callable[[str], str]] = {}
+        self.readers: dict[int, Callable[[str], str | None]] = {}
         self._receive, self._send = socket.socketpair()
         for end in (self._receive, self._send):
             end.setblocking(False)
@@ -57,7 +62,7 @@ class Loop:
         self,
         argv: Sequence[str],
         env: Mapping[str, str],
-        each: Callable[[str], str],
+        each: Callable[[str], str | None],
         keep: Sequence[int] = (),
     ) -> Child:
         """Start a command; each line of its output goes to `each`.
@@ -119,7 +124,8 @@ class Loop:
         output = child.output
         if output < 0:
             return
-        child.read(self.readers[child.pid])
+        with self.reading():
+            child.read(self.readers[child.pid])
         if child.output < 0:
             with contextlib.suppress(KeyError, ValueError):
                 self.selector.unregister(output)

@@ -109,9 +109,7 @@ class _Maker:
     def vulkan(self, backend: Backend) -> Entry:
         reason = self._vulkan_reason()
         command = self._llama(backend, "gpu")
-        return Entry(
-            VULKAN, reason, command, "gpu", "/health", self._hints(), self.job.request.n_gpu_layers != 0
-        )
+        return Entry(VULKAN, reason, command, "gpu", "/health", self._hints(), self.job.request.offloads)
 
     def _vulkan_reason(self) -> str:
         gpu = self.gpu
@@ -154,9 +152,7 @@ class _Maker:
         name = gpu.name if gpu else "a GPU that its own runtime must find"
         place = "second choice for GGUF" if not self.forced else "it was asked for"
         reason = f"{place}, on {name}" + (f" by HSA_OVERRIDE_GFX_VERSION={override}" if override else "")
-        return Entry(
-            ROCM, reason, command, "gpu", "/health", self._hints(), self.job.request.n_gpu_layers != 0
-        )
+        return Entry(ROCM, reason, command, "gpu", "/health", self._hints(), self.job.request.offloads)
 
     def _rocm_override(self, gpu: GPU) -> str | None:
         """Tell which override makes this image's code run on the GPU; None where none is needed.

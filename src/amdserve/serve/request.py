@@ -78,6 +78,11 @@ class ModelLoadRequest(_Frozen):
     vendor: Literal["amd", "nvidia"] | None = None
     gpu: Annotated[int, Field(ge=0)] | None = None
 
+    @property
+    def offloads(self) -> bool:
+        """Whether layers shall be on a GPU: then the backend is asked to tell which are, and has to."""
+        return self.n_gpu_layers != 0
+
     @field_validator("host")
     @classmethod
     def _host(cls, value: str) -> str:

@@ -27,6 +27,8 @@ OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 # The line above counts what was meant for a GPU even where there is none; this one tells where weights lie.
 WEIGHTS = re.compile(r"load_tensors:\s+(\S+) model buffer size")
 ON_GPU = re.compile(r"[A-Za-z]+\d+")  # Vulkan0, ROCm1; but CPU, CPU_Mapped, Vulkan_Host
+# At the level at which these are told, llama-server lists every prompt in its cache too, for each request.
+CHATTER = re.compile(r"\bsrv +(?:load|update): +- prompt ")
 
 
 class House(NamedTuple):
@@ -48,7 +50,7 @@ class Runner:
         house: what is shared.
         entry: the backend's entry in the plan.
         address: host and port it will listen on.
-        each: takes each line of its log, and gives it as it is to be kept.
+        each: takes each line of its log that tells something, and gives it as it is to be kept.
 
     Attributes:
         child: the process, once it has been started.
@@ -88,13 +90,14 @@ class Runner:
             return self.failure("crash", f"{reason.what}: {reason.cause}")
         return None
 
-    def _line(self, line: str) -> str:
-        match = OFFLOADED.search(line)
-        if match:
-            self.offloaded = (int(match[1]), int(match[2]))
-        match = WEIGHTS.search(line)
-        if match:
-            self.weights.add(match[1])
+    def _line(self, line: str) -> str | None:
+        if self.entry.get("offload"):
+            if CHATTER.search(line):
+                return None
+            if match := OFFLOADED.search(line):
+                self.offloaded = (int(match[1]), int(match[2]))
+            if match := WEIGHTS.search(line):
+                self.weights.add(match[1])
         return self.each(line)
 
     def load(self) -> Failure | None:

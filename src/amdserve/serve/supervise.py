@@ -54,7 +54,7 @@ class Supervisor:
         self.status.phases.lap("plan", of_which=("detect", float(spec.get("detect", 0.0))))
         if spec.get("measured"):
             self.status.data["measured"] = spec["measured"]
-        self.loop = Loop()
+        self.loop = Loop(self.log.together)
         self.memory = Memory(place if spec["remember"] else None, spec["about"], spec["proof"])
         self.house = House(
             spec,

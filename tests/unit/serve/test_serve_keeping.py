@@ -289,11 +289,47 @@ class TestLines:
         assert "hunter2222" not in Log("text", ["hunter2222"]).passed("b", line)
         assert "hunter2222" not in capfd.readouterr().err
 
+    def test_lines_that_come_together_are_written_at_once(self) -> None:
+        """In their order, and all of them, though something fails."""
+        read, write = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with read, write:
+            log = Log("text", fd=write.fileno())
+            with contextlib.suppress(ValueError), log.together():
+                log.passed("b", "one")
+                log.say("two")
+                log.passed("b", "three")
+                raise ValueError
+            log.passed("b", "four")
+            assert read.recv(1000) == b"b: one\namdserve: two\nb: three\n"
+            assert read.recv(1000) == b"b: four\n"
+
     def test_nobody_reads(self) -> None:
         read, write = os.pipe()
         os.close(read)
         Log("text", fd=write).say("into the void")
         os.close(write)
+
+
+def test_who_never_stops_talking_is_heard_in_parts() -> None:
+    """Else nobody would hear a signal meanwhile, and what is to be written would grow for ever."""
+    heard = 0
+
+    def each(line: str) -> str:
+        nonlocal heard
+        heard += 1
+        assert heard < 10_000, "it is still being read"
+        return line
+
+    with Loop() as loop, Path("/dev/zero").open("rb") as endless:
+        child = loop.start(["/bin/sleep", "60"], dict(os.environ), each)
+        os.dup2(endless.fileno(), child.output)
+        child.read(each)
+        before = heard
+        child.read(each)
+        assert heard > before > 0
+        loop.selector.unregister(child.output)
+        child.close()
+        assert loop.kill(child)
 
 
 class TestLoop:

@@ -532,6 +532,31 @@ def test_the_log_as_json_is_one_object_a_line(bed: Bed) -> None:
     assert any(line.get("failure") == "crash" for line in lines)
 
 
+CACHED = [
+    "0.44.550.461 I srv          load:    - prompt with length     94, lcp =      3, f_keep = 0.032",
+    "0.44.550.461 I srv        update:    - prompt 0x7f2a4c0de1f0:     94 tokens, checkpoints:  0",
+]
+
+
+def test_llama_servers_list_of_all_cached_prompts_is_left_out(bed: Bed) -> None:
+    """It comes with the level at which the offload is told: for every request, a line for every prompt."""
+    said = "0.44.550.470 I srv        update:  - cache state: 2 prompts, 2.2 MiB"
+    talk = {"how": "talk", "log": [*CACHED, said]}
+    with bed.supervise(bed.spec(bed.entry(VULKAN, serving=talk))) as run:
+        run.until("ready", VULKAN)
+        wait_for(lambda: said in run.log)
+        assert not any(line in run.log for line in CACHED)
+        run.stop()
+
+
+def test_a_level_that_was_asked_for_is_passed_on_whole(bed: Bed) -> None:
+    entry = {**bed.entry(VULKAN, serving={"how": "talk", "log": CACHED}), "offload": False}
+    with bed.supervise(bed.spec(entry)) as run:
+        run.until("ready", VULKAN)
+        wait_for(lambda: all(line in run.log for line in CACHED))
+        run.stop()
+
+
 def test_no_folder_for_state_is_no_obstacle(bed: Bed) -> None:
     with bed.supervise(bed.spec(bed.entry(VULKAN), state_dir=None)) as run:
         wait_for(lambda: ask("127.0.0.1", bed.port, "/health")[0] == 200)
