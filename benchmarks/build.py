@@ -145,11 +145,11 @@ def prepare(project: Project, cell: Cell, engine: Engine, dockerfile: str) -> No
     tools = next(text for text in stage(dockerfile, BINDING) if "venv /build-tools" in text)
     # Not the image's own environment, only what makes wheels.
     tools = tools.partition("&& PATH=")[0].rstrip(" \\\n")
+    own = re.findall(r"^COPY --chmod=0755 templates/.*\n", dockerfile, re.M)
     text = dockerfile + (
         f"\nFROM rocm-toolchain AS benchmark\nRUN {packages}\n"
         f"COPY requirements/container-build.txt requirements/container.txt /requirements/\nRUN {tools}\n"
-        "COPY --from=source / /src/llama-cpp-python\n"
-        "COPY --chmod=0755 templates/vulkan/glslc.sh /usr/local/bin/glslc\n"
+        f"COPY --from=source / /src/llama-cpp-python\n{''.join(own)}"
     )
     folder = project.root / "build" / "benchmark"
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,37 +1,36 @@
 """What serving through the container's entrypoint costs, against the same server started by hand.
 
 Run it from a checkout on an idle machine: `python benchmarks/throughput.py [IMAGE] [--quick]`. It takes up to
-ten minutes, with `--quick` four. Both sides are containers of the same image, with the same mounts: one runs
+ten minutes, with `--quick` five. Both sides are containers of the same image, with the same mounts: one runs
 `amdserve serve`, the other the very command line and environment of the backend that serves in the first one.
 They are asked in turn, so that what else the machine does meets both, and each number is the median of the
-rounds' ratios. One core is left to the client, and the image's health check is off. Three things are
-measured, on each backend that needs no GPU:
+rounds' ratios. Two processes of one program differ by a few percent all their lives, and the one that was
+started first is the slower one: so after some rounds both are started anew, in the other order. One core is
+left to the client, and the image's health check is off. Three things are measured, on each backend that
+needs no GPU:
 
 - a load of streamed chats: prompt and generation rate, time to the first token, and parallel clients;
 - from `docker run` to the first complete answer, with image, model and shaders warm: with a volume for the
   state that an earlier start has used, and without (then a GPU's arithmetic is checked first);
 - the image's llama-bench in a container, against the same files without one (`chroot`; root only).
 
-The models have random weights: 31 million parameters, 5 million for lavapipe. It writes
-results/throughput.{json,md,png} and exits with 1 where something is over its limit.
+The models have random weights: 31 million parameters, 5 million for lavapipe; one of 4 GB shows what a start
+costs with a model of a size that people serve. It writes results/throughput.{json,md,png} and exits with 1
+where something is over its limit.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import datetime
 import http.client
 import json
 import os
-import random
 import statistics
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -40,6 +39,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from asking import PATIENCE, chat, compare, load, prompts, rounds, turns  # noqa: E402
 from container.gpus import CACHE, LAVAPIPE_STAGE, Lavapipe, bind  # noqa: E402
 from container.images import exported  # noqa: E402
 from container.server import Server  # noqa: E402
@@ -56,13 +56,13 @@ from amdserve.image.local import Images  # noqa: E402
 RESULTS = ROOT / "benchmarks/results"
 IMAGES = ("amdserve:llama-gfx1151", "amdserve:vulkan")
 SHAPE = models.Shape(layers=9, width=512, heads=8, feed_forward=1536)
+LARGE = models.Shape(layers=20, width=2048, heads=16, feed_forward=5632)
 SMALL = models.Shape(layers=6, width=256, heads=4, feed_forward=768)
-MODEL, STATE, PATIENCE = "/models/llama.gguf", "/var/lib/amdserve", 300.0
+MODEL, STATE = "/models/llama.gguf", "/var/lib/amdserve"
 USER = "10001:10001"
 VULKAN, PYTHON = "llama-server-vulkan", "llama-cpp-python"
 # Rates through the entrypoint are at least this part of the others; a start takes at most so many times.
 RATE, START = 0.98, 1.05
-LEAST = 3  # rounds, if they end within twice their time
 # The client gets a core of its own: it would elsewhere have another machine.
 THREADS = max(1, len(os.sched_getaffinity(0)) - 1)
 # A program finds what lies beside it through /proc, and the CPU's cores through /sys.
@@ -74,7 +74,7 @@ class Case:
     """A backend on a device, and what is asked of it.
 
     `words` and `extra` are of `amdserve serve`; `prompt` is in words, `answer` in tokens; `checked`: a start
-    without state computes the reference first.
+    without state computes the reference first; `loads`: without, only starts are measured.
     """
 
     name: str
@@ -86,6 +86,7 @@ class Case:
     answer: int = 24
     clients: int = 4
     checked: bool = False
+    loads: bool = True
     shape: models.Shape = SHAPE
 
     @property
@@ -94,15 +95,10 @@ class Case:
         return (*self.words, "--threads", str(THREADS))
 
 
+# With a device in sight that it is told not to use: else the entrypoint would take llama-cpp-python.
+ON_THE_CPU = (("--backend", VULKAN, "--n-gpu-layers", "0", "--no-selftest"), ("--", "--device", "none"))
 CASES = (
-    # With a device in sight that it is told not to use: else the entrypoint would take llama-cpp-python.
-    Case(
-        "llama-server on the CPU",
-        VULKAN,
-        ("--backend", VULKAN, "--n-gpu-layers", "0", "--no-selftest"),
-        ("--", "--device", "none"),
-        lavapipe=True,
-    ),
+    Case("llama-server on the CPU", VULKAN, *ON_THE_CPU, lavapipe=True),
     Case(
         "llama-server on Vulkan (lavapipe)",
         VULKAN,
@@ -114,19 +110,21 @@ CASES = (
         shape=SMALL,
     ),
     Case("llama-cpp-python on the CPU", PYTHON, clients=2),
+    Case("llama-server on the CPU, 4 GB", VULKAN, *ON_THE_CPU, lavapipe=True, loads=False, shape=LARGE),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Seconds for each case's load, its starts, and its llama-bench."""
+    """Seconds for each case's load, starts and llama-bench; how often both sides are started for the load."""
 
     load: float
     starts: float
     bench: float
+    pairs: int
 
 
-FULL, QUICK = Budget(70, 60, 30), Budget(20, 15, 10)
+FULL, QUICK = Budget(60, 45, 25, 4), Budget(20, 15, 10, 2)
 
 
 @dataclass(slots=True)
@@ -191,77 +189,6 @@ def command(server: Server, case: Case) -> tuple[list[str], dict[str, str]]:
     return line.split(), entry["env"]
 
 
-# The client ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One streamed answer: seconds to its first and its last token, and how many tokens."""
-
-    first: float
-    last: float
-    tokens: int
-
-
-def where(server: Server) -> str:
-    """Give host and port of a server."""
-    return server.url.removeprefix("http://")
-
-
-def chat(address: str, prompt: str, limit: int) -> Answer:
-    """Ask for one chat over a connection of its own (llama-server closes one that streamed), to its end.
-
-    Raises:
-        OSError, HTTPException: nobody answers yet.
-    """
-    with contextlib.closing(http.client.HTTPConnection(address, timeout=PATIENCE)) as connection:
-        return _read(connection, prompt, limit)
-
-
-def _read(connection: http.client.HTTPConnection, prompt: str, limit: int) -> Answer:
-    body = {"messages": [{"role": "user", "content": prompt}], "max_tokens": limit, "stream": True}
-    text = json.dumps({**body, "temperature": 0, "seed": 1})
-    begun = time.perf_counter()
-    connection.request("POST", "/v1/chat/completions", text, {"Content-Type": "application/json"})
-    answer = connection.getresponse()
-    if answer.status != 200:
-        raise http.client.HTTPException(f"status {answer.status}: {answer.read()[:300]!r}")
-    stamps, finished = [], ""
-    for line in answer:
-        if not line.startswith(b"data: {"):
-            continue
-        for choice in json.loads(line[6:]).get("choices", ()):
-            if choice.get("delta", {}).get("content"):
-                stamps.append(time.perf_counter() - begun)
-            finished = choice.get("finish_reason") or finished
-    if finished != "length" or not stamps:
-        raise http.client.HTTPException(f"an answer of {len(stamps)} pieces that ends with {finished!r}")
-    return Answer(stamps[0], stamps[-1], limit)
-
-
-def prompts(count: int, length: int, seed: str) -> list[str]:
-    """Give prompts of so many words: the same for both sides, and new for each, so that no cache has them."""
-    chance, words = random.Random(seed), models.words(256)
-    return [" ".join(chance.choices(words, k=length)) for _ in range(count)]
-
-
-def load(server: Server, clients: int, asked: Sequence[str], limit: int) -> tuple[list[Answer], float]:
-    """Ask with parallel clients; give the answers and the seconds of all."""
-    shares, address = [asked[number::clients] for number in range(clients)], where(server)
-    together = threading.Barrier(clients + 1)
-
-    def one(share: Sequence[str]) -> list[Answer]:
-        together.wait()
-        return [chat(address, prompt, limit) for prompt in share]
-
-    with ThreadPoolExecutor(clients) as pool:
-        waiting = [pool.submit(one, share) for share in shares]
-        together.wait()
-        begun = time.perf_counter()
-        answers = [answer for done in waiting for answer in done.result()]
-        return answers, time.perf_counter() - begun
-
-
 # What a round gives, and its unit.
 LOADS = {
     "prompt": "t/s",
@@ -281,12 +208,12 @@ def cpu(server: Server) -> float:
 
 def ask(server: Server, case: Case, per_word: float, number: int) -> dict[str, float]:
     """Put one round of the load on a server."""
-    seed = str(number)
+    address, seed = where(server), str(number)
     long, single = prompts(2, 4 * case.prompt, seed + "a"), prompts(3, case.prompt, seed + "b")
-    read, seconds = load(server, 1, long, 1)
-    alone, _ = load(server, 1, single, case.answer)
+    read, seconds = load(address, 1, long, 1)
+    alone, _ = load(address, 1, single, case.answer)
     before = cpu(server)
-    many, wall = load(server, case.clients, prompts(case.clients, case.prompt, seed + "c"), case.answer)
+    many, wall = load(address, case.clients, prompts(case.clients, case.prompt, seed + "c"), case.answer)
     computed = cpu(server) - before
     assert len(read) == len(long)
     spent = sum(one.last - one.first for one in alone)
@@ -300,23 +227,12 @@ def ask(server: Server, case: Case, per_word: float, number: int) -> dict[str, f
     }
 
 
-def rounds(seconds: float) -> Iterator[int]:
-    """Count rounds while there is time for one more like the longest; two of them in any case."""
-    start, longest, number = time.monotonic(), 0.0, 0
-    while number < 2 or time.monotonic() - start + longest < (2 if number < LEAST else 1) * seconds:
-        begun = time.monotonic()
-        yield number
-        longest, number = max(longest, time.monotonic() - begun), number + 1
-
-
-def turns(sides: Mapping[str, Callable[[int], Any]], number: int) -> dict[str, Any]:
-    """Do one round: each side once, and another one first than the round before."""
-    names = list(sides)
-    first = number % len(names)
-    return {name: sides[name](number) for name in names[first:] + names[:first]}
-
-
 # What is measured ------------------------------------------------------------------------------------------
+
+
+def where(server: Server) -> str:
+    """Give host and port of a server."""
+    return server.url.removeprefix("http://")
 
 
 def per_word(server: Server) -> float:
@@ -347,33 +263,52 @@ def measure(place: Place, case: Case, budget: Budget) -> dict[str, Any]:
         state = Path(name)
         state.chmod(0o1777)
         try:
-            show.say(f"{case.name}: starting both")
+            show.say(f"{case.name}: looking at its command line")
             through = place.served(case, state).wait_for(case.backend, PATIENCE)
-            argv, environment = command(through, case)
-            by_hand = place.bare(case, argv, environment).wait(PATIENCE)
-            # Compiles what is still to be compiled, and does not count.
-            turns({"served": partial(ask, through, case, 1), "bare": partial(ask, by_hand, case, 1)}, -1)
-            tokens = per_word(by_hand)
-            sides = {
-                "served": partial(ask, through, case, tokens),
-                "bare": partial(ask, by_hand, case, tokens),
-            }
-            show.say(f"{case.name}: asking both in turn")
-            loads = [turns(sides, number) for number in rounds(budget.load)]
+            bare = argv, environment = command(through, case)
             place.clear()
+            loads = _loads(place, case, state, bare, budget) if case.loads else {"rounds": []}
             show.say(f"{case.name}: starting in turn")
-            starts, phases = _starts(place, case, state, (argv, environment), budget.starts)
+            starts, phases = _starts(place, case, state, bare, budget.starts)
         finally:
             place.clear()
     return {
         "name": case.name,
         "argv": argv,
         "environment": environment,
-        "load": {"prompt_words": case.prompt, "tokens_per_word": tokens, "answer_tokens": case.answer,
-                 "clients": case.clients, "rounds": loads},
+        "load": loads,
         "starts": starts,
         "phases": phases,
-    }  # fmt: skip
+    }
+
+
+def _loads(
+    place: Place, case: Case, state: Path, bare: tuple[list[str], dict[str, str]], budget: Budget
+) -> dict[str, Any]:
+    """Ask several pairs of servers, each in turn; give what was asked, and the rounds."""
+    tokens, found = 0.0, []
+    starts = {
+        "served": lambda: place.served(case, state).wait_for(case.backend, PATIENCE),
+        "bare": lambda: place.bare(case, *bare).wait(PATIENCE),
+    }
+    for pair in range(budget.pairs):
+        names = list(starts) if pair % 2 else list(starts)[::-1]
+        servers = {name: starts[name]() for name in names}
+        # Compiles what is still to be compiled, and does not count.
+        turns({name: partial(ask, server, case, 1) for name, server in servers.items()}, -1)
+        tokens = tokens or per_word(servers["bare"])
+        show.say(f"{case.name}: asking both in turn, pair {pair + 1} of {budget.pairs}")
+        sides = {name: partial(ask, server, case, tokens) for name, server in servers.items()}
+        found += [turns(sides, number) for number in rounds(budget.load / budget.pairs)]
+        place.clear()
+    return {
+        "prompt_words": case.prompt,
+        "tokens_per_word": tokens,
+        "answer_tokens": case.answer,
+        "clients": case.clients,
+        "pairs": budget.pairs,
+        "rounds": found,
+    }
 
 
 def _starts(
@@ -478,34 +413,13 @@ def _rates(text: str) -> dict[str, float]:
 # What comes of it ------------------------------------------------------------------------------------------
 
 
-def compare(what: str, unit: str, served: list[float], bare: list[float], *, limit: float) -> dict[str, Any]:
-    """Compare two rows of samples, round by round; for a limit below 1 more is better, else less.
-
-    The ratio is that of the entrypoint to the bare server for rates and starts, and the reverse for the time
-    to a token: it too is then a speed.
-    """
-    times = unit == "ms"
-    ratios = [(b / a if times else a / b) for a, b in zip(served, bare, strict=True)]
-    low, ratio, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    met = ratio >= limit if limit < 1 else ratio <= limit
-    # Of a pass as of a miss: the rounds alone do not tell which it is.
-    noise = low <= limit <= high
-    medians = {"served": round(statistics.median(served), 3), "bare": round(statistics.median(bare), 3)}
-    spread = (max(bare) - min(bare)) / statistics.median(bare)
-    return {
-        "what": what, "unit": unit, **medians, "rounds": len(ratios), "ratio": round(ratio, 3),
-        "quartiles": [round(low, 3), round(high, 3)], "spread": round(spread, 3), "limit": limit, "met": met,
-        "noise": noise,
-    }  # fmt: skip
-
-
 def summary(
     cases: Sequence[dict[str, Any]], benches: dict[str, list[dict[str, Any]]]
 ) -> list[dict[str, Any]]:
     """Compare all that was measured."""
     rows = []
     for case in cases:
-        for what, unit in LOADS.items():
+        for what, unit in LOADS.items() if case["load"]["rounds"] else ():
             pairs = [[one[side][what] for one in case["load"]["rounds"]] for side in ("served", "bare")]
             rows.append({"case": case["name"], **compare(what, unit, pairs[0], pairs[1], limit=RATE)})
         for kind in case["phases"]:
@@ -525,7 +439,8 @@ The ratio is the median of the rounds' ratios. Of rates it is through ÷ by hand
 token by hand ÷ through: above 1 it is faster through the entrypoint. Of starts (`docker run` to the first
 complete answer) it is the time through ÷ by hand. `kept`: an earlier start has used the state's volume;
 `fresh`: there is none, and a GPU's arithmetic is checked first. llama-bench: in a container ÷ without one.
-Every server has one thread less than there are cores: the client computes too.
+Every server has one thread less than there are cores: the client computes too. For the load both sides are
+started several times, in either order: two processes of one program differ by a few percent.
 
 Seconds of a start, as `amdserve status --json` has them (medians; without the engine's own part):
 """
@@ -663,7 +578,7 @@ def run(engine: Engine, image: str, wanted: Sequence[Case], *, quick: bool) -> d
             file = models.write_llama(folder / Path(MODEL).name, shape=case.shape)
             file.chmod(0o644)
             cases.append(measure(place, case, budget) | {"parameters": file.stat().st_size // 4})
-            if case.backend != VULKAN:
+            if case.backend != VULKAN or not case.loads:
                 continue
             show.say(f"{case.name}: llama-bench, in a container and without")
             try:
@@ -681,7 +596,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("image", nargs="?", help=f"reference of an image ({' or '.join(IMAGES)})")
-    parser.add_argument("--quick", action="store_true", help="few rounds: four minutes at most")
+    parser.add_argument("--quick", action="store_true", help="few rounds: five minutes at most")
     parser.add_argument("--case", action="append", default=[], help="only cases with this word in their name")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
