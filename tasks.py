@@ -25,7 +25,7 @@ GFX = "GPU targets: gfx1151, a product, a family (rdna3), a comma list, or `all`
 JSON = "print one JSON document on standard output"
 DRY = "print what would be done, and do nothing"
 JOBS = "compilers at a time; 0: as many as cores and memory allow"
-COMPRESSION = "how layers are compressed: zstd, or gzip for a Docker Engine older than 23"
+COMPRESSION = "how layers are compressed: zstd, zstd-fast (larger), or gzip for a Docker Engine older than 23"
 HERE = "; without it: the ones found on this host"
 WHAT = {
     "image": "images of the catalogue, comma-separated, or `all`; without it: the catalogue's default",

@@ -1,12 +1,11 @@
 """What sharing saves: both servers and the CPU binding over one compile cache, against each alone; rebuilds.
 
-Run it from a checkout on an idle machine: `python benchmarks/build.py [--gfx gfx1151]`. On two cores it
-takes about two hours, so it goes in phases: each is written down as soon as it is measured, and a second call
-goes on with the first one that is missing. `--phase NAME` measures one (again), `--report` only prints.
-`--other FOLDER` is the tree of another release of llama-cpp-python: it is built over the cache of this one.
-On a machine that has other work, `--cgroup-parent` names a control group of low weight to run in: the wall
-times are then worth nothing and the CPU times are compared, which on an idle machine say the same: every core
-is busy in all builds.
+Run it from a checkout: `python benchmarks/build.py [--gfx gfx1151]`. On two cores it takes an hour, and
+another with `--releases`, so it goes in phases: each is written down as soon as it is measured, and a second
+call goes on with the first one that is missing. `--phase NAME` measures one (again), `--report` only prints.
+`--releases FOLDER...` are the trees of releases of llama-cpp-python, from old to new: the first is built with
+no cache, each other one over what those before it left. CPU times are compared: every core is busy in all
+builds, so that on an idle machine wall times say the same, and on another one they say nothing.
 
 The compilers, the flags and the source are those of the product: the stages of its rendered Dockerfile are
 built as an image, and the very commands of its RUN lines are run in containers of that image.
@@ -17,10 +16,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import itertools
 import json
 import os
 import re
+import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -51,13 +53,16 @@ class Phase:
     """One build to measure: its name, its shell command, its compile cache, what is done before it.
 
     `cache` is `none`, `new` (begins empty), `more` (goes on with what the ones before it left, and leaves its
-    own) or `copy` (finds what they left, and leaves nothing).
+    own) or `copy` (finds what they left, and leaves nothing). `kept` names the volume it lies in. `tree` is
+    built in place of the project's own release.
     """
 
     name: str
     script: str
     cache: Literal["none", "new", "more", "copy"]
     before: str = ":"
+    kept: str = CCACHE
+    tree: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +83,9 @@ GOALS = (
     Goal("over one cache, against each alone", SHARED, ALONE, 0.70),
     Goal("one changed file of the CPU backend, against cold", ("one-file",), SHARED, 0.10),
     Goal("a second gfx added, against cold", ("second-gfx",), SHARED, 0.60),
-    Goal("the neighbouring release, against cold", ("other-release",), SHARED, 0.50),
 )
+RELEASE_LIMIT = 0.50
+"""Of the median of newer releases, each over its predecessors' cache, against the first one's cold build."""
 CHANGED = "vendor/llama.cpp/ggml/src/ggml-cpu/ggml-cpu.c"
 SOURCE = "/src/llama-cpp-python"
 
@@ -100,12 +106,13 @@ def command(dockerfile: str, name: str, word: str) -> str:
     raise BuildError(f"no RUN of the stage {name} says {word!r}")
 
 
-def phases(dockerfile: str, two: str, *, trial: bool = False) -> tuple[Phase, ...]:
+def phases(dockerfile: str, two: str, trees: Sequence[Path], *, trial: bool = False) -> tuple[Phase, ...]:
     """Give what is measured, in order: the builds over one cache, a rebuild, what is more without the cache.
 
     Args:
         dockerfile: the rendered one, from which the commands are taken.
         two: the same for two targets.
+        trees: of releases, from old to new.
         trial: build one small library instead of everything, to try this program itself.
     """
 
@@ -122,8 +129,12 @@ def phases(dockerfile: str, two: str, *, trial: bool = False) -> tuple[Phase, ..
     own = [flag for flag in re.findall(r"-D[\w]+=[\w]+", flags.group(1)) if "RPATH" not in flag]
     alone = wheel.replace("CMAKE_ARGS=-DLLAMA_BUILD=OFF", f"CMAKE_ARGS='{' '.join(own)}'")
     every = f"({vulkan}\n)\nrm -rf /build\n({rocm}\n)\n"
+    # Without a web page, of which nothing is compiled: each release has a form of its own for it.
     other = f"mv {SOURCE} /src/this && cp -a /other {SOURCE}"
-    page = "vendor/llama.cpp/tools/ui/dist"
+    releases = (
+        Phase(_release(tree), every + wheel, "more" if place else "new", other, CCACHE + "-releases", tree)
+        for place, tree in enumerate(trees)
+    )
     return (
         Phase("vulkan-shared", vulkan, "new"),
         Phase("rocm-shared", rocm, "more"),
@@ -132,8 +143,13 @@ def phases(dockerfile: str, two: str, *, trial: bool = False) -> tuple[Phase, ..
         Phase("binding-alone", wheel if trial else alone, "none"),
         Phase("rocm-rest", f"unset CMAKE_C_COMPILER_LAUNCHER CMAKE_CXX_COMPILER_LAUNCHER; {rocm}", "copy"),
         Phase("second-gfx", server(two, ROCM), "copy"),
-        Phase("other-release", every + wheel, "copy", f"{other} && cp -a /src/this/{page} {SOURCE}/{page}"),
+        *releases,
     )
+
+
+def _release(tree: Path) -> str:
+    """Name the phase that builds a release."""
+    return "release-" + tree.name.removeprefix("llama_cpp_python-")
 
 
 def prepare(project: Project, cell: Cell, engine: Engine, dockerfile: str) -> None:
@@ -174,29 +190,20 @@ def prepare(project: Project, cell: Cell, engine: Engine, dockerfile: str) -> No
     process.run([*build, str(project.root)], env=engine.env(), timeout=7200, error=BuildError)
 
 
-def measure(engine: Engine, phase: Phase, parent: str | None, other: Path | None) -> dict[str, Any]:
-    """Run one phase in a new container; give its wall and CPU time in seconds.
-
-    Args:
-        engine: where it runs.
-        phase: what is built.
-        parent: the control group to run it in; None: the engine's own.
-        other: the tree of another release.
-    """
+def measure(engine: Engine, phase: Phase) -> dict[str, Any]:
+    """Run one phase in a new container; give its wall and CPU time in seconds."""
     client = engine.client(timeout=4 * 3600)
     script = f"{phase.before}\nTIMEFORMAT='amdserve-time %R %U %S'; time {{ {phase.script}\n}}\n"
     environment = {"CCACHE_DISABLE": "1"} if phase.cache == "none" else {"CCACHE_DIR": "/ccache"}
-    volumes = {str(other): {"bind": "/other", "mode": "ro"}} if other else {}
+    volumes = {str(phase.tree): {"bind": "/other", "mode": "ro"}} if phase.tree else {}
     if phase.cache != "none":
-        volumes[CCACHE] = {"bind": "/kept", "mode": "ro" if phase.cache == "copy" else "rw"}
+        volumes[phase.kept] = {"bind": "/kept", "mode": "ro" if phase.cache == "copy" else "rw"}
     if phase.cache in ("more", "copy"):
         # A copy, so that a phase that is broken off and begun again finds what it found the first time.
         script = f"cp -a /kept /ccache\n{script}"
     if phase.cache in ("new", "more"):
         script += "cp -a /ccache/. /kept/\n"
     load = os.getloadavg()[0]
-    if load > 0.5 and not parent:
-        show.say(f"{phase.name}: the machine is not idle (load {load:.1f}): the times will be too long")
     show.say(f"{phase.name}: building")
     container = client.containers.run(
         IMAGE,
@@ -205,7 +212,6 @@ def measure(engine: Engine, phase: Phase, parent: str | None, other: Path | None
         environment=environment,
         volumes=volumes,
         network_mode="none",
-        cgroup_parent=parent,
         detach=True,
     )
     try:
@@ -223,8 +229,7 @@ def measure(engine: Engine, phase: Phase, parent: str | None, other: Path | None
     wall, user, system = (float(value) for value in times[-1])
     show.say(f"{phase.name}: {show.seconds(wall)}, {user + system:.0f} s of CPU")
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    measured = {"wall": wall, "cpu": round(user + system, 1), "load_before": round(load, 2), "date": now}
-    return measured | {"idle": not parent and load <= 0.5}
+    return {"wall": wall, "cpu": round(user + system, 1), "load_before": round(load, 2), "date": now}
 
 
 def versions(engine: Engine, project: Project, cell: Cell) -> dict[str, str]:
@@ -253,25 +258,32 @@ def summary(found: dict[str, Any]) -> list[dict[str, Any]]:
         )
         if any(name not in found for name in (*goal.phases, *against_phases)):
             continue
-        idle = all(found[name]["idle"] for name in (*goal.phases, *against_phases))
-        unit = "wall" if idle else "cpu"
-        took, against = (
-            round(sum(found[name][unit] for name in names), 1) for names in (goal.phases, against_phases)
-        )
-        ratio = round(took / against, 3)
-        sums.append(
-            {
-                "what": goal.what,
-                "unit": unit,
-                "seconds": took,
-                "against": against,
-                "ratio": ratio,
-                "at_most": against_phases != goal.against,
-                "limit": goal.limit,
-                "met": ratio <= goal.limit,
-            }
-        )
+        took, against = (sum(found[name]["cpu"] for name in names) for names in (goal.phases, against_phases))
+        sums.append(_compared(goal.what, took, against, goal.limit, at_most=against_phases != goal.against))
+    first, *newer = [name for name in found if name.startswith("release-")] or [""]
+    if newer:
+        took = statistics.median(found[name]["cpu"] for name in newer)
+        what = f"a newer release, against the first one cold: the median of {len(newer)}"
+        sums.append(_compared(what, took, found[first]["cpu"], RELEASE_LIMIT))
+    for older, name in itertools.pairwise((first, *newer)):
+        what = f"{name.removeprefix('release-')} after {older.removeprefix('release-')}"
+        sums.append(_compared(what, found[name]["cpu"], found[first]["cpu"], None))
     return sums
+
+
+def _compared(
+    what: str, took: float, against: float, limit: float | None, *, at_most: bool = False
+) -> dict[str, Any]:
+    ratio = round(took / against, 3)
+    return {
+        "what": what,
+        "cpu": round(took, 1),
+        "against": round(against, 1),
+        "ratio": ratio,
+        "at_most": at_most,
+        "limit": limit,
+        "met": limit is None or ratio <= limit,
+    }
 
 
 def table(results: dict[str, Any]) -> str:
@@ -290,13 +302,12 @@ def table(results: dict[str, Any]) -> str:
         lines.append(
             f"| {name} | {one['wall']:.0f} | {one['cpu']:.0f} | {one['load_before']} | {one['date']} |"
         )
-    lines += ["", "| compared | seconds | against | ratio | goal |", "|---|---:|---:|---:|---:|"]
+    lines += ["", "| compared | CPU s | against | ratio | goal |", "|---|---:|---:|---:|---:|"]
     for one in results["summary"]:
-        unit = "" if one["unit"] == "wall" else " of CPU"
         lines.append(
-            f"| {one['what']} | {one['seconds']:.0f}{unit} | {one['against']:.0f}{unit} | "
+            f"| {one['what']} | {one['cpu']:.0f} | {one['against']:.0f} | "
             f"{'at most ' if one['at_most'] else ''}{one['ratio']} | "
-            f"{one['limit']}{'' if one['met'] else ', missed'} |"
+            f"{one['limit'] or ''}{'' if one['met'] else ', missed'} |"
         )
     lines += [
         "",
@@ -304,11 +315,6 @@ def table(results: dict[str, Any]) -> str:
         "that build again with all but its HIP code compiled anew; and binding-alone, as pip builds it.",
         "Where rocm-rest is not measured, binding-alone stands for it: the same libraries without servers.",
     ]
-    if any(one["unit"] == "cpu" for one in results["summary"]):
-        lines += [
-            "",
-            "Where the machine had other work the wall times say nothing and the CPU times are compared.",
-        ]
     return "\n".join(lines) + "\n"
 
 
@@ -321,15 +327,16 @@ def plot(results: dict[str, Any], to: Path) -> None:
 
     sums = results["summary"][::-1]
     figure, axes = pyplot.subplots(figsize=(8, 0.7 * len(sums) + 1.3), layout="constrained")
-    colours = ["#2a7f62" if one["met"] else "#b5452c" for one in sums]
+    colours = ["#8a9299" if one["limit"] is None else "#2a7f62" if one["met"] else "#b5452c" for one in sums]
     bars = axes.barh(
         [one["what"] for one in sums], [one["ratio"] for one in sums], color=colours, height=0.55
     )
     axes.bar_label(bars, [f"{one['ratio']:.2f}" for one in sums], padding=4)
     for place, one in enumerate(sums):
-        axes.plot([one["limit"]] * 2, [place - 0.38, place + 0.38], color="black", linewidth=2)
+        if one["limit"] is not None:
+            axes.plot([one["limit"]] * 2, [place - 0.38, place + 0.38], color="black", linewidth=2)
     axes.set_xlim(0, max(1.0, *(one["ratio"] for one in sums)) * 1.12)
-    axes.set_xlabel("part of the time of what it is compared with; black: the goal")
+    axes.set_xlabel("part of the CPU time of what it is compared with; black: the goal")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(to, dpi=120, metadata={"Software": None})
     pyplot.close(figure)
@@ -342,12 +349,11 @@ def main() -> int:
     )
     parser.add_argument("--gfx", default="gfx1151", help="the target of the ROCm build")
     parser.add_argument("--second", default="gfx1201", help="the target that is added to it")
-    parser.add_argument("--other", type=Path, help="the tree of another release of llama-cpp-python")
+    parser.add_argument("--releases", type=Path, nargs="+", default=[], help="trees of releases, old to new")
     parser.add_argument("--phase", action="append", default=[], help="measure this one, even again")
     parser.add_argument("--fresh", action="store_true", help="forget what was measured and begin again")
     parser.add_argument("--report", action="store_true", help="print what was measured, measure nothing")
     parser.add_argument("--trial", action="store_true", help="build next to nothing: tries this program")
-    parser.add_argument("--cgroup-parent", help="run in this control group; only the CPU times count then")
     asked = parser.parse_args()
     file = RESULTS / ("build-trial.json" if asked.trial else "build.json")
     project = Project(ROOT)
@@ -358,7 +364,8 @@ def main() -> int:
         project.renderer.dockerfile(one, project.sources, project.llama, jobs=request.jobs)
         for one in (cell, both)
     )
-    todo = phases(dockerfile, two, trial=asked.trial)
+    trees = [tree.resolve(strict=True) for tree in asked.releases]
+    todo = phases(dockerfile, two, trees, trial=asked.trial)
     key = digest("\0".join((project.llama.digest, *(phase.script for phase in todo[:2]))))
     known = json.loads(file.read_text("utf-8")) if file.is_file() and not asked.fresh else {}
     if asked.report:
@@ -370,22 +377,15 @@ def main() -> int:
     prepare(project, cell, engine, dockerfile)
     if known.get("key") != key:
         # Other flags or another source: nothing that was measured before can be compared with it.
-        _forget_cache(engine)
         known = {"key": key, "phases": {}}
     for phase in todo:
         if not (phase.name in asked.phase or (not asked.phase and phase.name not in known["phases"])):
             continue
-        if phase.name == "other-release" and not asked.other:
-            show.say(f"{phase.name}: left out without --other")
-            continue
         if phase.cache == "new":
-            _forget_cache(engine)
-        measured = measure(engine, phase, asked.cgroup_parent, asked.other and asked.other.resolve())
-        if phase.name == "other-release":
-            measured["release"] = asked.other.name
-        known["phases"][phase.name] = measured
+            _forget_cache(engine, phase.kept)
+        known["phases"][phase.name] = measure(engine, phase)
+        known["phases"] = dict(sorted(known["phases"].items(), key=lambda one: one[0].startswith("release-")))
         known |= {"machine": machine(), "versions": versions(engine, project, cell)}
-        known["phases"] = {one.name: known["phases"][one.name] for one in todo if one.name in known["phases"]}
         known["summary"] = summary(known["phases"])
         RESULTS.mkdir(exist_ok=True)
         file.write_text(json.dumps(known, indent=2) + "\n", "utf-8")
@@ -396,12 +396,12 @@ def main() -> int:
     return 0 if all(one["met"] for one in known["summary"]) else 1
 
 
-def _forget_cache(engine: Engine) -> None:
+def _forget_cache(engine: Engine, volume: str) -> None:
     """Take the compile cache of earlier measurements away: the first build begins with none."""
     from docker.errors import NotFound  # noqa: PLC0415
 
     with contextlib.suppress(NotFound):
-        engine.client().volumes.get(CCACHE).remove(force=True)
+        engine.client().volumes.get(volume).remove(force=True)
 
 
 if __name__ == "__main__":

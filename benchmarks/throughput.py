@@ -23,28 +23,41 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import http.client
 import json
 import os
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from asking import PATIENCE, chat, compare, load, prompts, rounds, turns  # noqa: E402
+from asking import PATIENCE, rounds, turns  # noqa: E402
 from container.gpus import CACHE, LAVAPIPE_STAGE, Lavapipe, bind  # noqa: E402
 from container.images import exported  # noqa: E402
 from container.server import Server  # noqa: E402
 from fixtures import models  # noqa: E402
 from machine import machine  # noqa: E402
+from ratios import plot, summary, table  # noqa: E402
+from sides import (  # noqa: E402
+    FULL,
+    LARGE,
+    MODEL,
+    PYTHON,
+    QUICK,
+    SMALL,
+    STATE,
+    THREADS,
+    VULKAN,
+    Budget,
+    Case,
+    measure,
+)
+from sides import Place as Sides  # noqa: E402
 
 from amdserve import process  # noqa: E402
 from amdserve.errors import AmdserveError, BuildError, UsageError  # noqa: E402
@@ -55,44 +68,9 @@ from amdserve.image.local import Images  # noqa: E402
 
 RESULTS = ROOT / "benchmarks/results"
 IMAGES = ("amdserve:llama-gfx1151", "amdserve:vulkan")
-SHAPE = models.Shape(layers=9, width=512, heads=8, feed_forward=1536)
-LARGE = models.Shape(layers=20, width=2048, heads=16, feed_forward=5632)
-SMALL = models.Shape(layers=6, width=256, heads=4, feed_forward=768)
-MODEL, STATE = "/models/llama.gguf", "/var/lib/amdserve"
 USER = "10001:10001"
-VULKAN, PYTHON = "llama-server-vulkan", "llama-cpp-python"
-# Rates through the entrypoint are at least this part of the others; a start takes at most so many times.
-RATE, START = 0.98, 1.05
-# The client gets a core of its own: it would elsewhere have another machine.
-THREADS = max(1, len(os.sched_getaffinity(0)) - 1)
 # A program finds what lies beside it through /proc, and the CPU's cores through /sys.
 MOUNTS = 'for each in proc sys dev; do mount --rbind "/$each" "$1/$each"; done; shift; exec "$@"'
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A backend on a device, and what is asked of it.
-
-    `words` and `extra` are of `amdserve serve`; `prompt` is in words, `answer` in tokens; `checked`: a start
-    without state computes the reference first; `loads`: without, only starts are measured.
-    """
-
-    name: str
-    backend: str
-    words: tuple[str, ...] = ()
-    extra: tuple[str, ...] = ()
-    lavapipe: bool = False
-    prompt: int = 16
-    answer: int = 24
-    clients: int = 4
-    checked: bool = False
-    loads: bool = True
-    shape: models.Shape = SHAPE
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """Give the words of `amdserve serve` before `--`."""
-        return (*self.words, "--threads", str(THREADS))
 
 
 # With a device in sight that it is told not to use: else the entrypoint would take llama-cpp-python.
@@ -114,21 +92,8 @@ CASES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """Seconds for each case's load, starts and llama-bench; how often both sides are started for the load."""
-
-    load: float
-    starts: float
-    bench: float
-    pairs: int
-
-
-FULL, QUICK = Budget(60, 45, 25, 4), Budget(20, 15, 10, 2)
-
-
 @dataclass(slots=True)
-class Place:
+class Place(Sides):
     """What all containers of one run share."""
 
     client: Any
@@ -175,171 +140,6 @@ class Place:
         """Take every container away."""
         while self.servers:
             self.servers.pop().remove()
-
-
-def command(server: Server, case: Case) -> tuple[list[str], dict[str, str]]:
-    """Give the command line of the backend that serves, as its process has it, and what it adds to the
-    environment.
-    """
-    code, text = server.exec("amdserve", "serve", MODEL, *case.options, "--dry-run", "--json", *case.extra)
-    assert code == 0, text
-    entry = next(one for one in json.loads(text)["plan"] if one["backend"] == case.backend)
-    head = " ".join(entry["argv"][:3])
-    line = next(line for line in server.processes().values() if line.startswith(head))
-    return line.split(), entry["env"]
-
-
-# What a round gives, and its unit.
-LOADS = {
-    "prompt": "t/s",
-    "generation": "t/s",
-    "first token": "ms",
-    "parallel": "t/s",
-    "first token, parallel": "ms",
-    "parallel, per second of CPU": "t",
-}
-
-
-def cpu(server: Server) -> float:
-    """Give the seconds that all processes of a container have computed."""
-    told = server.container.client.api.stats(server.container.id, stream=False, one_shot=True)
-    return float(told["cpu_stats"]["cpu_usage"]["total_usage"]) / 1e9
-
-
-def ask(server: Server, case: Case, per_word: float, number: int) -> dict[str, float]:
-    """Put one round of the load on a server."""
-    address, seed = where(server), str(number)
-    long, single = prompts(2, 4 * case.prompt, seed + "a"), prompts(3, case.prompt, seed + "b")
-    read, seconds = load(address, 1, long, 1)
-    alone, _ = load(address, 1, single, case.answer)
-    before = cpu(server)
-    many, wall = load(address, case.clients, prompts(case.clients, case.prompt, seed + "c"), case.answer)
-    computed = cpu(server) - before
-    assert len(read) == len(long)
-    spent = sum(one.last - one.first for one in alone)
-    return {
-        "prompt": len(long) * 4 * case.prompt * per_word / seconds,
-        "generation": sum(one.tokens - 1 for one in alone) / spent,
-        "first token": statistics.median(one.first for one in alone) * 1e3,
-        "parallel": sum(one.tokens for one in many) / wall,
-        "first token, parallel": statistics.median(one.first for one in many) * 1e3,
-        "parallel, per second of CPU": sum(one.tokens for one in many) / computed,
-    }
-
-
-# What is measured ------------------------------------------------------------------------------------------
-
-
-def where(server: Server) -> str:
-    """Give host and port of a server."""
-    return server.url.removeprefix("http://")
-
-
-def per_word(server: Server) -> float:
-    """Give the tokens of one word of a prompt, as the server counts them."""
-    counts = []
-    for prompt in prompts(1, 2, "x") + prompts(1, 4, "x"):
-        message = [{"role": "user", "content": prompt}]
-        counts.append(server.post("/v1/chat/completions", messages=message, max_tokens=1)["usage"])
-    return float(counts[1]["prompt_tokens"] - counts[0]["prompt_tokens"]) / 2
-
-
-def first_answer(server: Server, begun: float) -> float:
-    """Give the seconds from a moment to the first complete answer."""
-    address = where(server)
-    while True:
-        try:
-            chat(address, "Hello", 4)
-            return time.monotonic() - begun
-        except (OSError, http.client.HTTPException):
-            if time.monotonic() - begun > PATIENCE or not server.running():
-                raise
-        time.sleep(0.01)
-
-
-def measure(place: Place, case: Case, budget: Budget) -> dict[str, Any]:
-    """Measure one case; give its samples, round by round."""
-    with tempfile.TemporaryDirectory() as name:
-        state = Path(name)
-        state.chmod(0o1777)
-        try:
-            show.say(f"{case.name}: looking at its command line")
-            through = place.served(case, state).wait_for(case.backend, PATIENCE)
-            bare = argv, environment = command(through, case)
-            place.clear()
-            loads = _loads(place, case, state, bare, budget) if case.loads else {"rounds": []}
-            show.say(f"{case.name}: starting in turn")
-            starts, phases = _starts(place, case, state, bare, budget.starts)
-        finally:
-            place.clear()
-    return {
-        "name": case.name,
-        "argv": argv,
-        "environment": environment,
-        "load": loads,
-        "starts": starts,
-        "phases": phases,
-    }
-
-
-def _loads(
-    place: Place, case: Case, state: Path, bare: tuple[list[str], dict[str, str]], budget: Budget
-) -> dict[str, Any]:
-    """Ask several pairs of servers, each in turn; give what was asked, and the rounds."""
-    tokens, found = 0.0, []
-    starts = {
-        "served": lambda: place.served(case, state).wait_for(case.backend, PATIENCE),
-        "bare": lambda: place.bare(case, *bare).wait(PATIENCE),
-    }
-    for pair in range(budget.pairs):
-        names = list(starts) if pair % 2 else list(starts)[::-1]
-        servers = {name: starts[name]() for name in names}
-        # Compiles what is still to be compiled, and does not count.
-        turns({name: partial(ask, server, case, 1) for name, server in servers.items()}, -1)
-        tokens = tokens or per_word(servers["bare"])
-        show.say(f"{case.name}: asking both in turn, pair {pair + 1} of {budget.pairs}")
-        sides = {name: partial(ask, server, case, tokens) for name, server in servers.items()}
-        found += [turns(sides, number) for number in rounds(budget.load / budget.pairs)]
-        place.clear()
-    return {
-        "prompt_words": case.prompt,
-        "tokens_per_word": tokens,
-        "answer_tokens": case.answer,
-        "clients": case.clients,
-        "pairs": budget.pairs,
-        "rounds": found,
-    }
-
-
-def _starts(
-    place: Place, case: Case, state: Path, bare: tuple[list[str], dict[str, str]], seconds: float
-) -> tuple[list[dict[str, float]], dict[str, dict[str, float]]]:
-    """Start in turn; give the seconds of each round, and the median phases of the entrypoint's starts."""
-    seen: dict[str, list[dict[str, float]]] = {"kept": [], "fresh": []}
-
-    def start(name: str, _: int) -> float:
-        begun = time.monotonic()
-        if name == "bare":
-            server = place.bare(case, *bare)
-        else:
-            server = place.served(case, state if name == "kept" else None)
-        took = first_answer(server, begun)
-        if name != "bare":
-            seen[name].append(server.status()["phases"])
-        place.clear()
-        return took
-
-    names = ("bare", "kept", "fresh") if case.checked else ("bare", "kept")
-    found = []
-    for number in rounds(seconds):
-        found.append(turns({name: partial(start, name) for name in names}, number))
-    phases = {}
-    for name, told in seen.items():
-        every = list(dict.fromkeys(phase for one in told for phase in one))
-        phases[name] = {
-            phase: round(statistics.median(one.get(phase, 0.0) for one in told), 3) for phase in every
-        }
-    return found, {name: one for name, one in phases.items() if one}
 
 
 def bench(place: Place, budget: Budget, case: Case) -> list[dict[str, Any]]:
@@ -408,110 +208,6 @@ def _unpack(place: Place, root: Path) -> None:
 def _rates(text: str) -> dict[str, float]:
     rows = json.loads(text[text.index("[") : text.rindex("]") + 1])
     return {"generation" if row["n_gen"] else "prompt": float(row["avg_ts"]) for row in rows}
-
-
-# What comes of it ------------------------------------------------------------------------------------------
-
-
-def summary(
-    cases: Sequence[dict[str, Any]], benches: dict[str, list[dict[str, Any]]]
-) -> list[dict[str, Any]]:
-    """Compare all that was measured."""
-    rows = []
-    for case in cases:
-        for what, unit in LOADS.items() if case["load"]["rounds"] else ():
-            pairs = [[one[side][what] for one in case["load"]["rounds"]] for side in ("served", "bare")]
-            rows.append({"case": case["name"], **compare(what, unit, pairs[0], pairs[1], limit=RATE)})
-        for kind in case["phases"]:
-            pairs = [[one[side] for one in case["starts"]] for side in (kind, "bare")]
-            what = f"start, {kind} state"
-            rows.append({"case": case["name"], **compare(what, "s", pairs[0], pairs[1], limit=START)})
-    for name, found in benches.items():
-        for what in ("prompt", "generation"):
-            pairs = [[one[side][what] for one in found] for side in ("served", "bare")]
-            row = compare(f"llama-bench, {what}", "t/s", pairs[0], pairs[1], limit=RATE)
-            rows.append({"case": name, **row})
-    return rows
-
-
-NOTES = """
-The ratio is the median of the rounds' ratios. Of rates it is through ÷ by hand, of the time to the first
-token by hand ÷ through: above 1 it is faster through the entrypoint. Of starts (`docker run` to the first
-complete answer) it is the time through ÷ by hand. `kept`: an earlier start has used the state's volume;
-`fresh`: there is none, and a GPU's arithmetic is checked first. llama-bench: in a container ÷ without one.
-Every server has one thread less than there are cores: the client computes too. For the load both sides are
-started several times, in either order: two processes of one program differ by a few percent.
-
-Seconds of a start, as `amdserve status --json` has them (medians; without the engine's own part):
-"""
-
-
-def table(results: dict[str, Any]) -> str:
-    """Give the results as Markdown."""
-    there, image = results["machine"], results["image"]
-    quick = ", --quick" if results["quick"] else ""
-    date, seconds, load_before = results["date"], results["seconds"], there["load"]
-    hardware = f"{there['cpu']}, {there['cores']} cores, {there['memory_gib']} GiB, Linux {there['kernel']}"
-    made = f"{image['ref']} {image['id'][:19]}, llama.cpp {image['llama']}, amdserve {image['amdserve']}"
-    lines = ["# Through the entrypoint, against the same server by hand", ""]
-    lines.append(f"{hardware}; load before {load_before}; {date}{quick}, {seconds:.0f} s.")
-    lines.append(f"{made}, engine {image['engine']}.")
-    sizes = ", ".join(f"{one['parameters'] / 1e6:.0f} ({one['name']})" for one in results["cases"])
-    lines += [f"Models: random weights, float32; million parameters: {sizes}.", ""]
-    lines.append("| backend | what | through | by hand | ratio | quartiles | rounds | goal |")
-    lines.append("|---|---|---:|---:|---:|---:|---:|---:|")
-    for one in results["summary"]:
-        goal = f"{'≥' if one['limit'] < 1 else '≤'} {one['limit']}"
-        goal += ", met" if one["met"] else ", missed"
-        goal += " within the noise" if one["noise"] else ""
-        low, high = one["quartiles"]
-        served, bare = (f"{one[side]:.4g} {one['unit']}" for side in ("served", "bare"))
-        numbers = f"{served} | {bare} | {one['ratio']:.3f} | {low:.3f}–{high:.3f} | {one['rounds']}"
-        lines.append(f"| {one['case']} | {one['what']} | {numbers} | {goal} |")
-    lines += NOTES.splitlines()
-    lines.append("")
-    for case in results["cases"]:
-        for kind, told in case["phases"].items():
-            parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in told.items())
-            lines.append(f"- {case['name']}, {kind} state: {parts}")
-    lines += [f"- {name}: not measured: {why}" for name, why in results["skipped"].items()]
-    return "\n".join(lines) + "\n"
-
-
-def plot(results: dict[str, Any], to: Path) -> None:
-    """Draw the ratios: rates on the left, starts on the right, with the goals."""
-    import matplotlib as mpl  # noqa: PLC0415
-
-    mpl.use("Agg")
-    from matplotlib import pyplot  # noqa: PLC0415
-
-    rates = [one for one in results["summary"] if one["limit"] < 1][::-1]
-    starts = [one for one in results["summary"] if one["limit"] > 1][::-1]
-    heights = [len(rates), max(2, len(starts))]
-    figure, both = pyplot.subplots(
-        2, 1, figsize=(9, 0.34 * sum(heights) + 1.8), height_ratios=heights, layout="constrained"
-    )
-    for axes, rows, label in (
-        (both[0], rates, "speed ÷ that by hand (black: the goal, yellow: within the noise)"),
-        (both[1], starts, "seconds to the first answer ÷ those by hand"),
-    ):
-        colours = ["#c9a227" if one["noise"] else "#2a7f62" if one["met"] else "#b5452c" for one in rows]
-        names = [f"{one['case']}: {one['what']}" for one in rows]
-        ratios = [one["ratio"] for one in rows]
-        sides = [
-            [max(0.0, one["ratio"] - one["quartiles"][0]) for one in rows],
-            [max(0.0, one["quartiles"][1] - one["ratio"]) for one in rows],
-        ]
-        axes.barh(names, ratios, color=colours, height=0.6, xerr=sides, error_kw={"ecolor": "#777777"})
-        most = max([1.0, *(one["quartiles"][1] for one in rows)])
-        for at, one in enumerate(rows):
-            axes.plot([one["limit"]] * 2, [at - 0.4, at + 0.4], color="black", linewidth=2)
-            axes.text(most * 1.03, at, f"{one['ratio']:.3f}", va="center")
-        axes.set_xlim(0, most * 1.15)
-        axes.set_xlabel(label)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(to, dpi=120, metadata={"Software": None})
-    pyplot.close(figure)
 
 
 # The whole -------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import yaml
+from asked import READY
 from openai import OpenAI
 from ports import free_port
 
@@ -18,8 +19,6 @@ from amdserve.image import deploy
 from amdserve.image.engine import Engine
 from amdserve.image.project import Project
 from amdserve.image.publish import tools
-
-from .server import READY
 
 WEB = Path(__file__).resolve().parents[2] / "examples" / "open-webui" / "compose.yaml"
 

@@ -20,7 +20,7 @@ from amdserve.image.models import Cell, Request
 from amdserve.image.project import Project
 from amdserve.image.publish import published, push, tools
 from amdserve.image.publish.backoff import Backoff
-from amdserve.image.publish.compress import COMPRESSIONS, MEDIA_TYPES, Compression
+from amdserve.image.publish.compress import COMPRESSIONS, MEDIA_TYPES, Compression, form
 from amdserve.image.publish.reference import parse
 from amdserve.image.publish.registry import Manifest, Registry
 from amdserve.image.publish.sign import TESTED, Signer
@@ -105,7 +105,7 @@ def test_engine_gets_the_same_image_back(
     sent = send(registry, cell, image, engine, tmp_path / "pack", compression=compression)
     found = published.fetch(registry, sent.reference)
     assert found.ok, found.checks
-    assert f"compressed with {compression}," in found.checks[-1].detail
+    assert f"compressed with {form(compression)}," in found.checks[-1].detail
     client.images.pull(sent.reference.repository, tag=sent.reference.digest)
     try:
         held = client.api.inspect_image(sent.reference.pinned)

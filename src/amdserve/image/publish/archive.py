@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 GB = 10**9
 # What BuildKit writes beside each step of a Dockerfile; steps of the base image say something else.
 BUILT = "buildkit"
+NOTABLE = 2.0
+"""Seconds that a layer takes to be packed until its end is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +92,9 @@ def packed(
     try:
         work.mkdir(parents=True)
         check_room(work, size)
-        say(f"reading {show.megabytes(size)} from the engine")
+        say(f"reading {show.megabytes(size)} from the engine, packing with {compression}")
         try:
-            found = _pack(_save(engine, image, work), work, epoch, compression)
+            found = _pack(_save(engine, image, work), work, epoch, compression, say)
         except OSError as reason:
             raise PublishError(
                 f"the image cannot be packed in {work}",
@@ -148,16 +151,20 @@ def _save(engine: Engine, image: str, work: Path) -> dict[str, Any]:
     return dict(found)
 
 
-def _pack(manifest: dict[str, Any], work: Path, epoch: int, compression: Compression) -> Packed:
+def _pack(
+    manifest: dict[str, Any], work: Path, epoch: int, compression: Compression, say: Callable[[str], None]
+) -> Packed:
     config = json.loads((work / "saved" / manifest["Config"]).read_bytes())
     sources = [work / "saved" / name for name in manifest["Layers"]]
     base = base_layers(config)
 
     def one(place: int) -> normal.Digests:
         part = work / f"part-{place}"
-        latest = None if place < base else epoch
+        latest, begun = None if place < base else epoch, time.monotonic()
         found = normal.write(sources[place], part, epoch=latest, compression=compression)
         part.rename(work / found.digest.removeprefix("sha256:"))
+        if time.monotonic() - begun > NOTABLE:
+            say(f"packed layer {place + 1} of {len(sources)}: {show.megabytes(found.size)}")
         return found
 
     # Compressing and hashing let other threads run.

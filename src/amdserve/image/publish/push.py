@@ -87,7 +87,9 @@ def published(registry: Registry, cell: Cell) -> Manifest | None:
 def otherwise(manifest: Manifest, compression: Compression) -> str:
     """Say that a published image is compressed otherwise than asked for; nothing where it is not."""
     held = compress.of_layers(manifest.body)
-    return "" if held == compression else f", and stays compressed with {held}: its tag never moves"
+    if held == compress.form(compression):
+        return ""
+    return f", and stays compressed with {held}: its tag never moves"
 
 
 def labels_of(registry: Registry, manifest: Manifest) -> dict[str, str]:
