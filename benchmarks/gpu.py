@@ -53,11 +53,8 @@ while [ "$1" != -- ]; do mkdir -p "$root$1"; mount --rbind "$1" "$root$1"; shift
 [ -z "$state" ] || mount --bind "$state" "$root/var/lib/amdserve"
 exec "$@"
 """
-# The cache of prompts reads the state of parallel clients in thousands of small pieces: where a driver
-# answers slowly, as in a virtual machine, that would be all that is measured.
-WITHOUT = ("--", "--cache-ram", "0")
 CASES = tuple(
-    Case(name, VULKAN, prompt=64, answer=128, clients=4, checked=True, extra=WITHOUT, shape=shape)
+    Case(name, VULKAN, prompt=64, answer=128, clients=4, checked=True, shape=shape)
     for name, shape in (("31 million parameters", SHAPE), ("1 billion parameters, 4 GB", LARGE))
 )
 

@@ -13,11 +13,11 @@ from amdserve.serve.line import MEMLOCK_FIX, Command, Job, Line, Refused
 
 LLAMA_SERVER_FLAGS = frozenset(
     {
-        "--alias", "--api-key-file", "--batch-size", "--cont-batching", "--ctx-size", "--device",
-        "--embedding", "--fit", "--flash-attn", "--hf-repo", "--host", "--jinja", "--list-devices",
-        "--load-mode", "--log-verbosity", "--mmproj", "--model", "--n-gpu-layers", "--no-cont-batching",
-        "--no-jinja", "--parallel", "--pooling", "--port", "--reasoning-format", "--rerank", "--threads",
-        "--ubatch-size",
+        "--alias", "--api-key-file", "--batch-size", "--cache-ram", "--cont-batching", "--ctx-size",
+        "--device", "--embedding", "--fit", "--flash-attn", "--hf-repo", "--host", "--jinja",
+        "--list-devices", "--load-mode", "--log-verbosity", "--mmproj", "--model", "--n-gpu-layers",
+        "--no-cont-batching", "--no-jinja", "--parallel", "--pooling", "--port", "--reasoning-format",
+        "--rerank", "--threads", "--ubatch-size",
     }
 )  # fmt: skip
 CPU_SERVER_FLAGS = frozenset(
