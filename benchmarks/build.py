@@ -1,11 +1,12 @@
 """What sharing saves: both servers and the CPU binding over one compile cache, against each alone; rebuilds.
 
-Run it from a checkout: `python benchmarks/build.py [--gfx gfx1151]`. On two cores it takes an hour, and
-another with `--releases`, so it goes in phases: each is written down as soon as it is measured, and a second
-call goes on with the first one that is missing. `--phase NAME` measures one (again), `--report` only prints.
-`--releases FOLDER...` are the trees of releases of llama-cpp-python, from old to new: the first is built with
-no cache, each other one over what those before it left. CPU times are compared: every core is busy in all
-builds, so that on an idle machine wall times say the same, and on another one they say nothing.
+Run it from a checkout: `python benchmarks/build.py [--gfx gfx1151]`. On two cores it takes an hour or two,
+so it goes in phases: each is written down as soon as it is measured, and a second call goes on with the first
+one that is missing. `--phase NAME` measures one (again), `--report` only prints. CPU times are compared:
+every core is busy in all builds, so that on an idle machine wall times say the same, and on another one they
+say nothing. `--releases FOLDER...` are the trees of releases of llama-cpp-python, from old to new: they are
+measured instead, the first with no cache, each other one over what those before it left, into
+results/releases.*.
 
 The compilers, the flags and the source are those of the product: the stages of its rendered Dockerfile are
 built as an image, and the very commands of its RUN lines are run in containers of that image.
@@ -309,6 +310,8 @@ def table(results: dict[str, Any]) -> str:
             f"{'at most ' if one['at_most'] else ''}{one['ratio']} | "
             f"{one['limit'] or ''}{'' if one['met'] else ', missed'} |"
         )
+    if "vulkan-shared" not in results["phases"]:
+        return "\n".join(lines) + "\n"
     lines += [
         "",
         "Each alone: vulkan-shared, which found nothing to share; rocm-shared for its HIP code; rocm-rest,",
@@ -336,7 +339,7 @@ def plot(results: dict[str, Any], to: Path) -> None:
         if one["limit"] is not None:
             axes.plot([one["limit"]] * 2, [place - 0.38, place + 0.38], color="black", linewidth=2)
     axes.set_xlim(0, max(1.0, *(one["ratio"] for one in sums)) * 1.12)
-    axes.set_xlabel("part of the CPU time of what it is compared with; black: the goal")
+    axes.set_xlabel("part of the CPU time; black: the goal")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(to, dpi=120, metadata={"Software": None})
     pyplot.close(figure)
@@ -355,7 +358,8 @@ def main() -> int:
     parser.add_argument("--report", action="store_true", help="print what was measured, measure nothing")
     parser.add_argument("--trial", action="store_true", help="build next to nothing: tries this program")
     asked = parser.parse_args()
-    file = RESULTS / ("build-trial.json" if asked.trial else "build.json")
+    names = ["releases" if asked.releases else "build", *(["trial"] if asked.trial else [])]
+    file = RESULTS / ("-".join(names) + ".json")
     project = Project(ROOT)
     request = project.complete(Request(images=("llama",), gfx=(asked.gfx,)))
     (cell,) = project.plan(request).cells
@@ -366,10 +370,13 @@ def main() -> int:
     )
     trees = [tree.resolve(strict=True) for tree in asked.releases]
     todo = phases(dockerfile, two, trees, trial=asked.trial)
+    # By what is compiled and with which words; the words are the same for every release.
     key = digest("\0".join((project.llama.digest, *(phase.script for phase in todo[:2]))))
     known = json.loads(file.read_text("utf-8")) if file.is_file() and not asked.fresh else {}
+    todo = tuple(phase for phase in todo if bool(phase.tree) == bool(trees))
     if asked.report:
-        print(table(known) if known else "nothing is measured yet")
+        known["summary"] = summary(known.get("phases", {}))
+        print(table(known) if "versions" in known else "nothing is measured yet")
         return 0
     if unknown := set(asked.phase) - {phase.name for phase in todo}:
         parser.error(f"no phase {', '.join(unknown)}: {', '.join(phase.name for phase in todo)}")
@@ -384,8 +391,10 @@ def main() -> int:
         if phase.cache == "new":
             _forget_cache(engine, phase.kept)
         known["phases"][phase.name] = measure(engine, phase)
-        known["phases"] = dict(sorted(known["phases"].items(), key=lambda one: one[0].startswith("release-")))
-        known |= {"machine": machine(), "versions": versions(engine, project, cell)}
+        made = versions(engine, project, cell)
+        if trees:
+            made = {name: value for name, value in made.items() if not name.startswith("llama")}
+        known |= {"machine": machine(), "versions": made}
         known["summary"] = summary(known["phases"])
         RESULTS.mkdir(exist_ok=True)
         file.write_text(json.dumps(known, indent=2) + "\n", "utf-8")
