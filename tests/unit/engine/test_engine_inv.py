@@ -233,3 +233,10 @@ def test_both_scripts_can_be_run(tmp_path: Path) -> None:
     for script in ("inv", ".ci/run"):
         assert os.access(ROOT / script, os.X_OK)
         subprocess.run(["bash", "-n", str(ROOT / script)], check=True, cwd=tmp_path)
+
+
+def test_help_of_a_task_is_asked_for_on_either_side_of_it(checkout: Checkout) -> None:
+    """Invoke takes `--help` for the value of a task's positional argument, where it has one."""
+    assert "--help verify in" in checkout.inv("verify", "--help").stdout
+    assert "--help verify in" in checkout.inv("--help", "verify").stdout
+    assert "run model.gguf --help in" in checkout.inv("run", "model.gguf", "--help").stdout
