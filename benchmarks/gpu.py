@@ -282,6 +282,8 @@ def main() -> int:
     if asked.step == "pack":
         pack(asked.image, asked.archive, asked.packages)
         return 0
+    # Whoever ends it before its end ends the servers too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="amdserve-gpu-") as name:
         results = run(asked, Path(name))
     asked.out.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -73,6 +74,15 @@ def test_it_serves_on_the_vulkan_device(on_vulkan: Server) -> None:
     assert status["history"] == []
     assert re.search(r"offloaded \d+/\d+ layers to GPU", on_vulkan.logs())
     assert "llvmpipe" in on_vulkan.logs()
+
+
+def test_no_prompt_is_read_back_from_the_device_number_by_number(on_vulkan: Server) -> None:
+    """On a real GPU that takes minutes, with flash attention off; this device is too near to show it."""
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(lambda _: chat(on_vulkan, 4), range(4)))
+    assert chat(on_vulkan, 4)
+    assert "prompt cache is disabled" in on_vulkan.logs()
+    assert "saving idle slot" not in on_vulkan.logs()
 
 
 def test_the_openai_client_gets_a_streamed_answer(on_vulkan: Server) -> None:
