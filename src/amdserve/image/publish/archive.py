@@ -167,8 +167,10 @@ def _pack(
             say(f"packed layer {place + 1} of {len(sources)}: {show.megabytes(found.size)}")
         return found
 
-    # Compressing and hashing let other threads run.
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+    # Compressing and hashing let other threads run. Patient zstd has threads of its own, and takes 700 MB
+    # for a layer.
+    most = 2 if compression == "zstd" else 4
+    with ThreadPoolExecutor(max_workers=min(most, os.cpu_count() or 1)) as pool:
         layers = tuple(pool.map(one, range(len(sources))))
     shutil.rmtree(work / "saved")
     return Packed(timeless(config, layers, epoch), layers, work)
