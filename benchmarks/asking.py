@@ -7,7 +7,6 @@ import http.client
 import json
 import random
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,11 +29,6 @@ class Answer:
     first: float
     last: float
     tokens: int
-
-
-def say(text: str) -> None:
-    """Tell how far it is."""
-    print(f"benchmark: {text}", file=sys.stderr, flush=True)
 
 
 def chat(address: str, prompt: str, limit: int) -> Answer:

@@ -7,11 +7,13 @@ Two steps, since a machine with a GPU need not have an engine. Where the engine 
 writes the image's files and its environment into one archive; `--packages` are Debian's, for what the driver
 of another vendor loads. Then, as root, on the machine with the GPU:
 
-    python benchmarks/gpu.py run FILE.tar.xz --driver FOLDER --icd LIBRARY --gpu NAME
+    python benchmarks/gpu.py run FILE.tar.xz --driver FOLDER --icd LIBRARY --gpu NAME \\
+        --env GGML_VK_VISIBLE_DEVICES=0
 
 lays the files out, mounts the folder of the driver at the same path inside, and measures what `throughput.py`
 does, in the same way: one side is `amdserve serve`, the other the very command line of the backend that
-serves in the first one; both in a chroot, as the image's user. It writes results/gpu.{json,md,png}.
+serves in the first one; both in a chroot, as the image's user. The variable tells the entrypoint that it may
+use a device which is not AMD's. It writes results/gpu.{json,md,png}.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import argparse
 import datetime
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,32 +30,27 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
+import rootfs  # noqa: E402
 from asked import Asked  # noqa: E402
-from asking import say  # noqa: E402
-from fixtures import models  # noqa: E402
 from machine import machine  # noqa: E402
 from ports import free_port  # noqa: E402
-from ratios import plot, summary, table  # noqa: E402
-from sides import LARGE, MODEL, SHAPE, STATE, VULKAN, Budget, Case, Place, measure  # noqa: E402
+from ratios import summary, table, write  # noqa: E402
+from rootfs import HOST  # noqa: E402
+from sides import LARGE, MODEL, SHAPE, STATE, USER, VULKAN, Budget, Case, Place, measure  # noqa: E402
+
+from amdserve import process  # noqa: E402
+from amdserve.image import show  # noqa: E402
 
 RESULTS = ROOT / "benchmarks/results"
 TOLD = "amdserve-image.json"
 ICD = "/etc/benchmark-icd.json"
-USER = 10001
-# Folders of the host, at the same path inside; then one for the state. All are gone with the process.
-MOUNTS = """
-root=$1 state=$2; shift 2
-while [ "$1" != -- ]; do mkdir -p "$root$1"; mount --rbind "$1" "$root$1"; shift; done; shift
-[ -z "$state" ] || mount --bind "$state" "$root/var/lib/amdserve"
-exec "$@"
-"""
 CASES = tuple(
     Case(name, VULKAN, prompt=64, answer=128, clients=4, checked=True, shape=shape)
     for name, shape in (("31 million parameters", SHAPE), ("1 billion parameters, 4 GB", LARGE))
@@ -63,13 +61,13 @@ CASES = tuple(
 class Rooted(Asked):
     """A server in a folder that is its root.
 
-    `enter` is the beginning of every command line in there, `process` the server's own.
+    `enter` is the beginning of every command line in there, `own` the server's process.
     """
 
     enter: list[str]
     port: int
     log: Path
-    process: subprocess.Popen[bytes]
+    own: subprocess.Popen[bytes]
 
     @property
     def url(self) -> str:
@@ -78,7 +76,7 @@ class Rooted(Asked):
 
     def running(self) -> bool:
         """Tell whether it still runs."""
-        return self.process.poll() is None
+        return self.own.poll() is None
 
     def logs(self, **_: bool) -> str:
         """Give all that it said."""
@@ -87,8 +85,8 @@ class Rooted(Asked):
     def exec(self, *argv: str, user: str = "") -> tuple[int, str]:
         """Run a program in the same root."""
         del user
-        done = subprocess.run([*self.enter, *argv], capture_output=True, text=True, timeout=120, check=False)
-        return done.returncode, done.stdout + (done.stderr if done.returncode else "")
+        done = process.run([*self.enter, *argv], timeout=120, check=False)
+        return done.code, done.out + (done.err if done.code else "")
 
     def computed(self) -> float:
         """Give the seconds of CPU that it and its children have computed."""
@@ -102,7 +100,7 @@ class Rooted(Asked):
             seconds[int(place.name)] = sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
         def below(number: int) -> bool:
-            while number and number != self.process.pid:
+            while number and number != self.own.pid:
                 number = parents.get(number, 0)
             return bool(number)
 
@@ -112,8 +110,8 @@ class Rooted(Asked):
         """End it and all that it started."""
         for word in (signal.SIGTERM, signal.SIGKILL):
             try:
-                os.killpg(self.process.pid, word)
-                self.process.wait(20)
+                os.killpg(self.own.pid, word)
+                self.own.wait(20)
             except (ProcessLookupError, subprocess.TimeoutExpired):
                 continue
             return
@@ -128,40 +126,27 @@ class Chroot(Place):
     environment: dict[str, str]
     entrypoint: list[str]
     logs: Path
-    servers: list[Rooted] = field(default_factory=list)
 
     def start(
         self, words: Sequence[str], port: int, environment: dict[str, str], state: Path | None
     ) -> Rooted:
         """Start a program in there."""
-        mounts = [*(str(one) for one in (Path("/proc"), Path("/sys"), Path("/dev"), self.driver)), "--"]
-        enter = [
-            "unshare",
-            "--mount",
-            "/bin/sh",
-            "-ec",
-            MOUNTS,
-            "sh",
-            str(self.root),
-            str(state or ""),
-            *mounts,
-        ]
-        variables = [f"{name}={value}" for name, value in {**self.environment, **environment}.items()]
-        enter += ["chroot", f"--userspec={USER}:{USER}", str(self.root), "/usr/bin/env", "-i", *variables]
+        variables = {**self.environment, **environment}
+        enter = rootfs.enter(self.root, variables, folders=(*HOST, self.driver), state=state, user=USER)
         log = self.logs / f"{len(list(self.logs.iterdir()))}.log"
         with log.open("wb") as file:
-            process = subprocess.Popen(
-                [*enter, *words], stdout=file, stderr=file, stdin=subprocess.DEVNULL, start_new_session=True
-            )
-        self.servers.append(Rooted(enter, port, log, process))
-        return self.servers[-1]
+            streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": file}
+            started = process.spawn([*enter, *words], start_new_session=True, **streams)
+        server = Rooted(enter, port, log, started)
+        self.servers.append(server)
+        return server
 
     def served(self, case: Case, state: Path | None) -> Rooted:
         """Start the entrypoint."""
         port = free_port()
         if state is None:
             state = Path(tempfile.mkdtemp(dir=self.logs.parent))
-        os.chown(state, USER, USER)
+        os.chown(state, *map(int, USER.split(":")))
         words = [*self.entrypoint, "serve", MODEL, *case.options, "--port", str(port), *case.extra]
         return self.start(words, port, {}, state)
 
@@ -172,43 +157,33 @@ class Chroot(Place):
         words[words.index("--port") + 1] = str(port)
         return self.start(words, port, environment, None)
 
-    def clear(self) -> None:
-        """Take every server away."""
-        while self.servers:
-            self.servers.pop().remove()
-
 
 def pack(image: str, to: Path, packages: Sequence[str]) -> None:
     """Write the files of an image, and what it says of itself, into an archive."""
     from container.images import layered  # noqa: PLC0415
+    from throughput import versions  # noqa: PLC0415
 
     from amdserve.image import engine as engines  # noqa: PLC0415
 
-    engine = engines.ensure(say=say)
+    engine = engines.ensure(say=show.say)
     client = engine.client(timeout=600)
     installed = f"RUN apt-get update && apt-get install -y --no-install-recommends {' '.join(packages)}"
     clean = " && rm -rf /var/lib/apt/lists/* /var/cache/apt /usr/share/doc /var/log/*"
     made = layered(engine, image, f"USER 0\n{installed}{clean}\n") if packages else image
-    told = client.images.get(image)
-    about = {"ref": image, "id": told.id, "env": told.attrs["Config"]["Env"]}
-    about |= {"entrypoint": told.attrs["Config"]["Entrypoint"], "engine": engine.version}
-    about |= json.loads(client.containers.run(image, ["version", "--json"], remove=True))
+    told = client.images.get(image).attrs["Config"]
+    about = {"image": versions(engine, image), "env": told["Env"], "entrypoint": told["Entrypoint"]}
     with tempfile.TemporaryDirectory() as name:
         packed = Path(name) / "root.tar"
         (Path(name) / TOLD).write_text(json.dumps(about), "utf-8")
-        container = client.containers.create(made)
         try:
-            with packed.open("wb") as file:
-                for chunk in container.export():
-                    file.write(chunk)
+            rootfs.export(client, made, packed)
         finally:
-            container.remove(force=True)
             if made != image:
                 client.images.remove(made)
-        subprocess.run(["tar", "--append", "--file", packed, "--directory", name, TOLD], check=True)
-        with to.open("wb") as file:
-            subprocess.run(["xz", "-9e", "--threads=0", "--stdout", packed], stdout=file, check=True)
-    say(f"{to}: {to.stat().st_size / 1e6:.1f} MB")
+        process.run(["tar", "--append", "--file", str(packed), "--directory", name, TOLD], timeout=60)
+        process.run(["xz", "-9e", "--threads=0", str(packed)], timeout=3600)
+        shutil.move(packed.with_suffix(".tar.xz"), to)
+    show.say(f"{to}: {to.stat().st_size / 1e6:.1f} MB")
 
 
 def run(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -233,21 +208,17 @@ def run(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     cases = []
     for case in CASES[: asked.cases]:
         (root / "models").mkdir(exist_ok=True)
-        file = models.write_llama(root / MODEL[1:], shape=case.shape)
-        file.chmod(0o644)
         try:
-            cases.append(measure(place, case, budget) | {"parameters": file.stat().st_size // 4})
+            cases.append(measure(place, case, budget, root / MODEL[1:]))
         except AssertionError:
             for log in sorted(logs.iterdir())[-2:]:
-                say(log.read_text("utf-8", "replace")[-4000:])
+                show.say(log.read_text("utf-8", "replace")[-4000:])
             raise
-    llama = str((about.get("llama") or {}).get("commit", "?"))
-    image = {key: about[key] for key in ("ref", "id", "engine", "amdserve")} | {"llama": llama}
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "quick": False,
         "machine": machine() | {"load": round(os.getloadavg()[0], 1), "gpu": asked.gpu},
-        "image": image,
+        "image": about["image"],
         "skipped": {},
         "cases": cases,
         "bench": {},
@@ -286,11 +257,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="amdserve-gpu-") as name:
         results = run(asked, Path(name))
-    asked.out.mkdir(parents=True, exist_ok=True)
-    file = asked.out / "gpu.json"
-    file.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
-    file.with_suffix(".md").write_text(table(results), "utf-8")
-    plot(results, file.with_suffix(".png"))
+    write(results, asked.out / "gpu.json")
     print(table(results), end="")
     return 0 if all(one["met"] for one in results["summary"]) else 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,14 @@ def table(results: dict[str, Any]) -> str:
             lines.append(f"- {case['name']}, {kind} state: {parts}")
     lines += [f"- {name}: not measured: {why}" for name, why in results["skipped"].items()]
     return "\n".join(lines) + "\n"
+
+
+def write(results: dict[str, Any], file: Path) -> None:
+    """Write the results as JSON, and beside it as Markdown and as a plot."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
+    file.with_suffix(".md").write_text(table(results), "utf-8")
+    plot(results, file.with_suffix(".png"))
 
 
 def plot(results: dict[str, Any], to: Path) -> None:

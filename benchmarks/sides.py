@@ -10,20 +10,23 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from asked import Asked
-from asking import PATIENCE, chat, load, prompts, rounds, say, turns
+from asking import PATIENCE, chat, load, prompts, rounds, turns
 from fixtures import models
+
+from amdserve.image import show
 
 MODEL, STATE = "/models/llama.gguf", "/var/lib/amdserve"
 VULKAN, PYTHON = "llama-server-vulkan", "llama-cpp-python"
 SHAPE = models.Shape(layers=9, width=512, heads=8, feed_forward=1536)
 LARGE = models.Shape(layers=20, width=2048, heads=16, feed_forward=5632)
 SMALL = models.Shape(layers=6, width=256, heads=4, feed_forward=768)
+USER = "10001:10001"
 # The client gets a core of its own: it would elsewhere have another machine.
 THREADS = max(1, len(os.sched_getaffinity(0)) - 1)
 
@@ -67,8 +70,11 @@ class Budget:
 FULL, QUICK = Budget(60, 45, 25, 4), Budget(20, 15, 10, 2)
 
 
+@dataclass(slots=True)
 class Place(ABC):
-    """Where both sides run, and what they share."""
+    """Where both sides run, and what they share; `servers` are those that run there."""
+
+    servers: list[Asked] = field(default_factory=list, init=False)
 
     @abstractmethod
     def served(self, case: Case, state: Path | None) -> Asked:
@@ -78,9 +84,10 @@ class Place(ABC):
     def bare(self, case: Case, argv: Sequence[str], environment: dict[str, str]) -> Asked:
         """Start the server by hand."""
 
-    @abstractmethod
     def clear(self) -> None:
         """Take every server away."""
+        while self.servers:
+            self.servers.pop().remove()
 
 
 def command(server: Asked, case: Case) -> tuple[list[str], dict[str, str]]:
@@ -154,18 +161,26 @@ def first_answer(server: Asked, begun: float) -> float:
         time.sleep(0.01)
 
 
-def measure(place: Place, case: Case, budget: Budget) -> dict[str, Any]:
-    """Measure one case; give its samples, round by round."""
+def measure(place: Place, case: Case, budget: Budget, model: Path) -> dict[str, Any]:
+    """Measure one case; give its samples, round by round.
+
+    Args:
+        place: where.
+        case: what.
+        budget: for how long.
+        model: the file to write, which the servers find at `MODEL`.
+    """
+    models.write_llama(model, shape=case.shape).chmod(0o644)
     with tempfile.TemporaryDirectory() as name:
         state = Path(name)
         state.chmod(0o1777)
         try:
-            say(f"{case.name}: looking at its command line")
+            show.say(f"{case.name}: looking at its command line")
             through = place.served(case, state).wait_for(case.backend, PATIENCE)
             bare = argv, environment = command(through, case)
             place.clear()
             loads = _loads(place, case, state, bare, budget) if case.loads else {"rounds": []}
-            say(f"{case.name}: starting in turn")
+            show.say(f"{case.name}: starting in turn")
             starts, phases = _starts(place, case, state, bare, budget.starts)
         finally:
             place.clear()
@@ -176,6 +191,7 @@ def measure(place: Place, case: Case, budget: Budget) -> dict[str, Any]:
         "load": loads,
         "starts": starts,
         "phases": phases,
+        "parameters": model.stat().st_size // 4,
     }
 
 
@@ -194,7 +210,7 @@ def _loads(
         # Compiles what is still to be compiled, and does not count.
         turns({name: partial(ask, server, case, 1) for name, server in servers.items()}, -1)
         tokens = tokens or per_word(servers["bare"])
-        say(f"{case.name}: asking both in turn, pair {pair + 1} of {budget.pairs}")
+        show.say(f"{case.name}: asking both in turn, pair {pair + 1} of {budget.pairs}")
         sides = {name: partial(ask, server, case, tokens) for name, server in servers.items()}
         found += [turns(sides, number) for number in rounds(budget.load / budget.pairs)]
         place.clear()

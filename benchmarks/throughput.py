@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,9 @@ from asking import PATIENCE, rounds, turns  # noqa: E402
 from container.gpus import CACHE, LAVAPIPE_STAGE, Lavapipe, bind  # noqa: E402
 from container.images import exported  # noqa: E402
 from container.server import Server  # noqa: E402
-from fixtures import models  # noqa: E402
 from machine import machine  # noqa: E402
-from ratios import plot, summary, table  # noqa: E402
+from ratios import summary, table, write  # noqa: E402
+from rootfs import enter, export  # noqa: E402
 from sides import (  # noqa: E402
     FULL,
     LARGE,
@@ -52,12 +52,13 @@ from sides import (  # noqa: E402
     SMALL,
     STATE,
     THREADS,
+    USER,
     VULKAN,
     Budget,
     Case,
+    Place,
     measure,
 )
-from sides import Place as Sides  # noqa: E402
 
 from amdserve import process  # noqa: E402
 from amdserve.errors import AmdserveError, BuildError, UsageError  # noqa: E402
@@ -68,9 +69,6 @@ from amdserve.image.local import Images  # noqa: E402
 
 RESULTS = ROOT / "benchmarks/results"
 IMAGES = ("amdserve:llama-gfx1151", "amdserve:vulkan")
-USER = "10001:10001"
-# A program finds what lies beside it through /proc, and the CPU's cores through /sys.
-MOUNTS = 'for each in proc sys dev; do mount --rbind "/$each" "$1/$each"; done; shift; exec "$@"'
 
 
 # With a device in sight that it is told not to use: else the entrypoint would take llama-cpp-python.
@@ -93,14 +91,13 @@ CASES = (
 
 
 @dataclass(slots=True)
-class Place(Sides):
+class Containers(Place):
     """What all containers of one run share."""
 
     client: Any
     image: str
     folder: Path
     lavapipe: Lavapipe | None
-    servers: list[Server] = field(default_factory=list)
 
     def options(self, case: Case, state: Path | None) -> dict[str, Any]:
         """Give the options of a container: the device, and the folder for state."""
@@ -136,13 +133,8 @@ class Place(Sides):
         self.servers.append(server)
         return server
 
-    def clear(self) -> None:
-        """Take every container away."""
-        while self.servers:
-            self.servers.pop().remove()
 
-
-def bench(place: Place, budget: Budget, case: Case) -> list[dict[str, Any]]:
+def bench(place: Containers, budget: Budget, case: Case) -> list[dict[str, Any]]:
     """Run the image's llama-bench in containers, and the same files without one, in turn.
 
     Raises:
@@ -160,10 +152,7 @@ def bench(place: Place, budget: Budget, case: Case) -> list[dict[str, Any]]:
         environment = dict(options.get("environment", {}))
         if not case.checked:
             environment["VK_LOADER_DRIVERS_DISABLE"] = "*"
-        variables = [f"{name}={value}" for name, value in environment.items()]
-        there = ["chroot", str(root), "/usr/bin/env", "-i", *variables, "/usr/local/bin/llama-bench", *words]
-        # Mounts of its own: they are gone with it.
-        chroot = ["unshare", "--mount", "/bin/sh", "-ec", MOUNTS, "sh", str(root), *there]
+        chroot = [*enter(root, environment), "/usr/local/bin/llama-bench", *words]
 
         def inside(_: int) -> dict[str, float]:
             server = Server.start(
@@ -184,17 +173,13 @@ def bench(place: Place, budget: Budget, case: Case) -> list[dict[str, Any]]:
         return [turns(sides, number) for number in rounds(budget.bench)]
 
 
-def _unpack(place: Place, root: Path) -> None:
+def _unpack(place: Containers, root: Path) -> None:
     """Lay the image's files out, with model, device and shaders where the containers have them."""
-    container = place.client.containers.create(place.image)
+    packed = root.with_suffix(".tar")
     try:
-        packed = root.with_suffix(".tar")
-        with packed.open("wb") as file:
-            for chunk in container.export():
-                file.write(chunk)
+        export(place.client, place.image, packed)
         process.run(["tar", "--extract", "--file", str(packed), "--directory", str(root)], timeout=600)
     finally:
-        container.remove(force=True)
         packed.unlink(missing_ok=True)
     pairs = [(place.folder, "/models")]
     if place.lavapipe:
@@ -262,7 +247,7 @@ def run(engine: Engine, image: str, wanted: Sequence[Case], *, quick: bool) -> d
         for one in (Path(name), folder, driver):
             one.mkdir(exist_ok=True)
             one.chmod(0o755)
-        place = Place(engine.client(timeout=PATIENCE), image, folder, None)
+        place = Containers(engine.client(timeout=PATIENCE), image, folder, None)
         try:
             place.lavapipe = lavapipe(engine, image, driver)
         except AmdserveError as reason:
@@ -271,9 +256,7 @@ def run(engine: Engine, image: str, wanted: Sequence[Case], *, quick: bool) -> d
             if case.lavapipe and not place.lavapipe:
                 results["skipped"][case.name] = "there is no lavapipe"
                 continue
-            file = models.write_llama(folder / Path(MODEL).name, shape=case.shape)
-            file.chmod(0o644)
-            cases.append(measure(place, case, budget) | {"parameters": file.stat().st_size // 4})
+            cases.append(measure(place, case, budget, folder / Path(MODEL).name))
             if case.backend != VULKAN or not case.loads:
                 continue
             show.say(f"{case.name}: llama-bench, in a container and without")
@@ -306,11 +289,7 @@ def main() -> int:
     if (load_now := os.getloadavg()[0]) > 0.5:
         show.say(f"the machine is not idle (load {load_now:.1f}): the ratios will scatter")
     results = run(engine, there[0], wanted, quick=asked.quick)
-    asked.out.mkdir(parents=True, exist_ok=True)
-    file = asked.out / "throughput.json"
-    file.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
-    file.with_suffix(".md").write_text(table(results), "utf-8")
-    plot(results, file.with_suffix(".png"))
+    write(results, asked.out / "throughput.json")
     print(json.dumps(results) if asked.json else table(results), end="\n" if asked.json else "")
     return 0 if all(one["met"] for one in results["summary"]) else 1
 

@@ -48,6 +48,10 @@ class Asked(ABC):
         """Give the seconds of CPU that all its processes have computed."""
 
     @abstractmethod
+    def remove(self) -> None:
+        """End it and take it away, whatever it does."""
+
+    @abstractmethod
     def exec(self, *argv: str, user: str = "") -> tuple[int, str]:
         """Run a program beside it; give its exit code and standard output."""
 
