@@ -38,7 +38,7 @@ class Digests:
     @property
     def media_type(self) -> str:
         """What a manifest calls it."""
-        return compress.MEDIA_TYPES[self.compression]
+        return compress.MEDIA_TYPES[compress.form(self.compression)]
 
 
 class Sink:
