@@ -143,14 +143,12 @@ def test_image_of_either_compression_runs_where_nobody_had_it(
     registry = opened(server.host)
     newer = differing(cell, "newer")
     sent: dict[str, push.Pushed] = {}
-    for one, compression in ((cell, "gzip"), (newer, "zstd-fast")):
+    for one, compression in ((cell, "gzip"), (newer, "zstd")):
         with running(engine, one, tmp_path / compression) as image:
             sent[compression] = send(registry, one, image, engine, tmp_path / "pack", compression=compression)
             assert sent[compression].shared == 0, "what is compressed otherwise is another blob"
             said: list[str] = []
-            again = send(
-                registry, one, image, engine, tmp_path / "pack", compression="zstd-fast", say=said.append
-            )
+            again = send(registry, one, image, engine, tmp_path / "pack", compression="zstd", say=said.append)
             assert again.reference.digest == sent[compression].reference.digest
             assert ("stays compressed with gzip" in said[0]) == (compression == "gzip")
     read = {name: published.fetch(registry, one.reference) for name, one in sent.items()}
@@ -158,7 +156,7 @@ def test_image_of_either_compression_runs_where_nobody_had_it(
     assert bases[0] == bases[1], "it is the same layer once it is unpacked"
     assert [check for one in read.values() for check in one.checks if not check.ok] == []
     gzip, zstd = (sum(layer["size"] for layer in read[name].manifest.body["layers"]) for name in sent)
-    assert zstd < 0.9 * gzip
+    assert zstd < 0.8 * gzip
     with emptied() as empty:
         for name, pushed in sent.items():
             where = pushed.reference
