@@ -116,7 +116,11 @@ def failed(result: Result, *, error: type[AmdserveError] = ProcessError, fix: st
     )
 
 
-def spawn(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+Process = subprocess.Popen[bytes]
+"""What `spawn` starts."""
+
+
+def spawn(argv: Sequence[str], **options: Any) -> Process:
     """Start a command and return at once; `options` are those of `subprocess.Popen`.
 
     Raises:

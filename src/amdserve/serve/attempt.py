@@ -8,10 +8,10 @@ from typing import Any
 
 from amdserve.serve import procfs
 from amdserve.serve.classify import SERVED_WELL, Failure
-from amdserve.serve.devices import SPLITTING, none_listed, parse, pick
+from amdserve.serve.devices import LIST, SPLITTING, none_listed, parse, pick
 from amdserve.serve.doubt import Doubt
 from amdserve.serve.probe import Probe, ask
-from amdserve.serve.runner import House, Runner
+from amdserve.serve.runner import House, Runner, environment
 from amdserve.serve.selfcheck import check
 from amdserve.serve.watch import ServeWatch, under_way
 
@@ -52,18 +52,19 @@ class Attempt:
 
     def find_device(self) -> Failure | None:
         """Ask the binary itself what it sees, and find the device that is meant."""
+        ahead = self.house.ahead
         if self.entry["device"] != "gpu" or not self.entry.get("lists_devices"):
+            if ahead is not None:
+                ahead.drop()
             return None
-        lines: list[str] = []
-
-        def take(line: str) -> str:
-            lines.append(line)
-            return line
-
-        runner = Runner(self.house, self.entry, self.address, take)
-        failure = runner.start([*self.entry["program"], "--list-devices"])
-        if failure or runner.child is None:
+        runner = Runner(self.house, self.entry, self.address, lambda line: line)
+        argv = [*self.entry["program"], LIST]
+        child = ahead.take(argv, environment(self.entry)) if ahead is not None else None
+        if child is not None:
+            runner.adopt(child)
+        elif failure := runner.start(argv):
             return failure
+        assert runner.child is not None
         limit = time.monotonic() + LISTING
         while not runner.ended and time.monotonic() < limit and not self.house.loop.stops:
             self.house.loop.turn(0.2)
@@ -75,6 +76,7 @@ class Attempt:
             judged = runner.judged(ready=False)
             return Failure(judged.cls, f"asked for its devices: {judged.detail}", code, runner.seconds)
         self.house.loop.forget(runner.child)
+        lines = list(runner.child.lines.kept)
         found = parse(lines)
         if not found:
             return Failure("no-device", none_listed(lines), 0, runner.seconds)

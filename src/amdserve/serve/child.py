@@ -8,9 +8,10 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Self
 
 from amdserve.errors import ProcessError
-from amdserve.process import spawn
+from amdserve.process import Process, spawn
 from amdserve.serve.logs import Lines
 
 PR_SET_PDEATHSIG = 1
@@ -58,13 +59,11 @@ class Child:
     """
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], keep: Sequence[int] = ()) -> None:
-        self.lines = Lines()
-        self.code: int | None = None
         self.output, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(write, True)
         nothing = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self.process = spawn(
+            process = spawn(
                 argv,
                 env=dict(env),
                 stdin=nothing,
@@ -80,8 +79,26 @@ class Child:
         finally:
             os.close(write)
             os.close(nothing)
-        self.pid = self.process.pid
+        self._begin(process.pid, process)
+
+    def _begin(self, pid: int, process: Process | None) -> None:
+        self.pid, self.process = pid, process
         self.started = time.monotonic()
+        self.lines = Lines()
+        self.code: int | None = None
+
+    @classmethod
+    def adopted(cls, pid: int, output: int) -> Self:
+        """Take on a child that this process started before it executed another program.
+
+        Args:
+            pid: its process.
+            output: the file descriptor to read its output from.
+        """
+        child = cls.__new__(cls)
+        child.output = output
+        child._begin(pid, None)
+        return child
 
     def read(self, each: Callable[[str], str | None]) -> None:
         """Take what it has written, 2 MiB at most; each line goes to `each`, which gives what is kept."""
@@ -103,7 +120,8 @@ class Child:
     def exited(self, status: int) -> None:
         """Note its end, as `waitpid` gave it."""
         self.code = os.waitstatus_to_exitcode(status)
-        self.process.returncode = self.code
+        if self.process is not None:
+            self.process.returncode = self.code
 
     def ask(self, number: int) -> None:
         """Send a signal to the process itself, which knows in what order its own helpers are to end."""

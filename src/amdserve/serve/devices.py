@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from amdserve.serve.patterns import patterns
 
+LIST = "--list-devices"
 # Flags by which a user chooses devices himself.
 SPLITTING = frozenset(
     {"--device", "-dev", "--tensor-split", "-ts", "--split-mode", "-sm", "--main-gpu", "-mg"}

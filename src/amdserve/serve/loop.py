@@ -71,10 +71,14 @@ class Loop:
             ProcessError: it cannot be started.
         """
         child = Child(argv, env, keep)
+        self.adopt(child, each)
+        return child
+
+    def adopt(self, child: Child, each: Callable[[str], str | None]) -> None:
+        """Look after a child that runs already; each line of its output goes to `each`."""
         self.children[child.pid] = child
         self.readers[child.pid] = each
         self.selector.register(child.output, selectors.EVENT_READ, child)
-        return child
 
     def turn(self, seconds: float, probe: Probe | None = None) -> None:
         """Wait until something happens, at most `seconds`, and take note of it."""

@@ -15,6 +15,7 @@ from amdserve.gpu.select import choose, usable_bytes
 from amdserve.gpu.sysroot import Sysroot
 from amdserve.serve import image as images
 from amdserve.serve import machine, measured, memory, model, plan
+from amdserve.serve.devices import LIST
 from amdserve.serve.line import Job
 from amdserve.serve.llama import reference_command
 from amdserve.serve.options import OPTIONS
@@ -164,7 +165,7 @@ def spec(
                 if is_llama and entry.device == "gpu" and folder
                 else None,
                 "offload": entry.offload and is_llama and not _log_level_changed(request.extra_args),
-                "lists_devices": is_llama and backend.help.has("--list-devices"),
+                "lists_devices": is_llama and backend.help.has(LIST),
                 "slots": is_llama and "--no-slots" not in request.extra_args,
                 "asks": planned.job.purpose if is_llama else None,
             }

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from amdserve.errors import ProcessError
 from amdserve.serve import procfs
+from amdserve.serve.ahead import Ahead
 from amdserve.serve.child import Child
 from amdserve.serve.classify import Failure, classify
 from amdserve.serve.logs import Log
@@ -41,6 +42,7 @@ class House(NamedTuple):
     memory: Memory
     reference: Reference | None
     key: str | None
+    ahead: Ahead | None = None
 
 
 class Runner:
@@ -89,6 +91,12 @@ class Runner:
         except ProcessError as reason:
             return self.failure("crash", f"{reason.what}: {reason.cause}")
         return None
+
+    def adopt(self, child: Child) -> None:
+        """Take over a process that was started ahead of the plan."""
+        self._kills = procfs.oom_kills()
+        self.begun = child.started
+        self.child = child
 
     def _line(self, line: str) -> str | None:
         if self.entry.get("offload"):

@@ -59,7 +59,10 @@ def serve(
     reading, writing = os.pipe()
     pid = fork(lambda: planner.run(order, writing, environ))
     os.close(writing)
-    become_supervisor(reading, pid, environ)
+    from amdserve.serve import ahead  # noqa: PLC0415  (the planner, which everything waits for, is under way)
+
+    question = ahead.guess(merged.values, environ)
+    become_supervisor(reading, pid, environ, ahead.ask(question, environ) if question else None)
 
 
 def sources(
@@ -76,17 +79,20 @@ def sources(
     return merged
 
 
-def become_supervisor(plan_from: int, pid: int, environ: Mapping[str, str]) -> NoReturn:
+def become_supervisor(
+    plan_from: int, pid: int, environ: Mapping[str, str], asked: str | None = None
+) -> NoReturn:
     """Replace this process by the supervisor.
 
     Args:
         plan_from: file descriptor it reads the plan from.
         pid: the process that writes it.
         environ: its environment, and so that of its backends.
+        asked: what `ahead.ask` gave.
     """
     os.set_inheritable(plan_from, True)
     # -I and -S: neither the environment nor site-packages reach into it, and it starts in half the time.
-    argv = [sys.executable, "-I", "-S", str(SUPERVISOR), str(plan_from), str(pid)]
+    argv = [sys.executable, "-I", "-S", str(SUPERVISOR), str(plan_from), str(pid), asked or ""]
     os.execve(sys.executable, argv, dict(environ))
 
 

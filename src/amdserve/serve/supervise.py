@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from amdserve.errors import (
     PortInUseError,
     UsageError,
 )
+from amdserve.serve.ahead import Ahead
 from amdserve.serve.attempt import Attempt
 from amdserve.serve.classify import Failure, decide
 from amdserve.serve.logs import Log
@@ -42,9 +44,10 @@ class Supervisor:
 
     Args:
         spec: the plan, as `amdserve.serve.start` wrote it.
+        ahead: what `amdserve.serve.ahead.ask` gave; empty where nothing was asked ahead.
     """
 
-    def __init__(self, spec: Mapping[str, Any]) -> None:
+    def __init__(self, spec: Mapping[str, Any], ahead: str = "") -> None:
         self.spec = spec
         self.entries: list[Mapping[str, Any]] = list(spec["entries"])
         keys = read_keys(spec.get("api_key_file"))
@@ -64,6 +67,7 @@ class Supervisor:
             self.memory,
             load(spec["reference"]) if spec.get("reference") else None,
             keys[0] if keys else None,
+            Ahead(self.loop, ahead, os.environ) if ahead else None,
         )
         self.crashed: dict[str, float] = {}
 

@@ -1,4 +1,4 @@
-"""Where the supervisor's interpreter begins: `python -I -S supervisor.py FD [PLANNER]`, its path empty."""
+"""Where the supervisor's interpreter begins, its path empty: `python -I -S THIS FD [PLANNER [AHEAD]]`."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def main() -> int:
         status = os.waitpid(int(sys.argv[2]), 0)[1] if len(sys.argv) > 2 else 0
         return max(1, os.waitstatus_to_exitcode(status))
     # Else its end is noticed by the loop, as that of any child.
-    supervisor = Supervisor(json.loads(data))
+    supervisor = Supervisor(json.loads(data), *sys.argv[3:])
     # No clean-up of the interpreter: a signal that comes now shall find the handlers still there.
     os._exit(supervisor.run())
 

@@ -8,7 +8,7 @@ when), HOW one of
 
 Keys: `devices` (lines of --list-devices), `list`, `start`, `loading`, `serving` (faults), `load` (seconds),
 `offload` ("3/3" or null), `weights` (names of buffers), `ignore_term`, `child` (start a helper),
-`record` (a file to write each start to),
+`record` and `lists` (files to write each start, and each list of devices, to), `list_seconds`,
 `busy` (a file: while it is there, /slots says busy), `asked` (a file: made when a completion is asked for),
 `deaf_slots`, `quiet`, `fetch` (a file to write to while loading),
 `request` (one is under way; so many tokens further at each look).
@@ -79,6 +79,8 @@ class Stub:
         self.broken = how == "broken"
 
     def list_devices(self) -> int:
+        self.note("lists")
+        time.sleep(self.plan.get("list_seconds", 0))
         if "list" in self.plan:
             self.fail(self.plan["list"])
         print("Available devices:")
@@ -88,14 +90,18 @@ class Stub:
             print("  (none)")
         return 0
 
+    def note(self, where: str) -> None:
+        """Write this start to the file that is meant for such, if any."""
+        if where in self.plan:
+            seen = {"argv": self.arguments, "env": dict(os.environ), "pid": os.getpid(), "at": time.time()}
+            handle = os.open(self.plan[where], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            os.write(handle, (json.dumps(seen) + "\n").encode())
+            os.close(handle)
+
     def prepare(self) -> None:
         if self.plan.get("ignore_term"):
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if "record" in self.plan:
-            seen = {"argv": self.arguments, "env": dict(os.environ), "pid": os.getpid(), "at": time.time()}
-            handle = os.open(self.plan["record"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-            os.write(handle, (json.dumps(seen) + "\n").encode())
-            os.close(handle)
+        self.note("record")
         if self.plan.get("child") and os.fork() == 0:
             # A helper in the same group, which must not outlive us; its arguments name the test's folder.
             os.execv(

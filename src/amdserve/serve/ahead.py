@@ -1,0 +1,97 @@
+"""The first backend's list of devices, asked for while the plan is still being made.
+
+Asking takes some 0.1 s, as planning does, and neither needs the other. But only the plan says what is to be
+asked; so the likely question is put, and its answer counts only where the plan puts the very same: that
+program, in that environment. Any other is ended unheard.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from amdserve.errors import AmdserveError
+from amdserve.serve.child import Child
+from amdserve.serve.devices import LIST
+from amdserve.serve.loop import Loop
+from amdserve.serve.options import ENV_PREFIX
+
+SYSROOT = ENV_PREFIX + "SYSROOT"
+BACKEND = "llama-server-vulkan"
+
+
+def guess(values: Mapping[str, Any], environ: Mapping[str, str]) -> list[str] | None:
+    """Give the command that the plan will most likely want first; None where no GPU will be asked.
+
+    Args:
+        values: what was asked for, field name to value.
+        environ: the environment.
+    """
+    if values.get("backend", "auto") not in ("auto", BACKEND):
+        return None
+    if values.get("server_type", "llm") != "llm" or _is_huggingface(str(values.get("model_path", ""))):
+        return None
+    nodes = Path(environ.get(SYSROOT) or "/", "dev/dri").glob("renderD*")
+    if not environ.get("GGML_VK_VISIBLE_DEVICES") and not any(nodes):
+        return None
+    from amdserve.serve import image as images  # noqa: PLC0415  (the supervisor, which stays, has no use for it)
+
+    try:
+        backend = images.load(environ).backends.get(BACKEND)
+    except AmdserveError:  # the planner says what is wrong
+        return None
+    return [*backend.argv, LIST] if backend and backend.help.has(LIST) else None
+
+
+def _is_huggingface(path: str) -> bool:
+    return (Path(path) / "config.json").is_file()
+
+
+def ask(argv: Sequence[str], environ: Mapping[str, str]) -> str | None:
+    """Start the command in a process that is about to become the supervisor.
+
+    Returns:
+        What `Ahead` is made of there; None where the command cannot be started.
+    """
+    try:
+        child = Child(argv, environ)
+    except AmdserveError:  # the attempt says why
+        return None
+    os.set_inheritable(child.output, True)
+    return json.dumps({"argv": list(argv), "pid": child.pid, "output": child.output})
+
+
+class Ahead:
+    """The question that was put ahead of the plan.
+
+    Args:
+        loop: the supervisor's.
+        told: what `ask` gave.
+        environ: the environment that both processes have.
+    """
+
+    def __init__(self, loop: Loop, told: str, environ: Mapping[str, str]) -> None:
+        data = json.loads(told)
+        self.argv: list[str] = data["argv"]
+        self.environ = dict(environ)
+        os.set_inheritable(data["output"], False)
+        self.child: Child | None = Child.adopted(data["pid"], data["output"])
+        self.loop = loop
+        loop.adopt(self.child, lambda line: line)
+
+    def take(self, argv: Sequence[str], environ: Mapping[str, str]) -> Child | None:
+        """Give the process that was asked just this, once; any other is ended."""
+        if self.child is None or list(argv) != self.argv or dict(environ) != self.environ:
+            self.drop()
+            return None
+        child, self.child = self.child, None
+        return child
+
+    def drop(self) -> None:
+        """End it unheard."""
+        if self.child is not None:
+            self.loop.kill(self.child)
+            self.child = None
