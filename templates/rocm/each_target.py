@@ -8,6 +8,11 @@ the bundle in it. clang takes the same steps, and the object holds the same code
 unused between functions, and for the name that keeps one file's symbols apart from another's: clang makes it
 of all words, so of all targets, and here it is made of the file's path alone.
 
+Another line in a header that everything includes makes all of it other text, but seldom other code. So where
+HIP_CODE_CACHE names a folder, a target's code is compiled in the two steps of `clang -save-temps`: to what
+LLVM starts from, in a fifth of the time, and from there, unless the folder has what came of the very same.
+The code is that of one step, byte for byte.
+
 Asked for the files that an object depends on, clang tells those of the host's part alone; here it is all
 parts', so that ccache need not have the preprocessor look for them.
 
@@ -16,9 +21,11 @@ Whatever is no HIP with a target is run as it came.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,6 +38,8 @@ TARGET = "--offload-arch="
 COMPRESS = "--offload-compress"
 # clang's own: the host's entry comes first, a page for each part.
 HOST, DEVICE = "host-x86_64-unknown-linux-gnu", "hipv4-amdgcn-amd-amdhsa--"
+DEVICE_ONLY = ("--offload-device-only", "--no-gpu-bundle-output")
+AMDGPU = "--target=amdgcn-amd-amdhsa"
 BUNDLE = ("-type=o", "-bundle-align=4096", "-input=/dev/null")
 # What the host's part registers with the run time; where it is not embedded, clang leaves it to be linked.
 BUNDLED = re.compile(r"\b__hip_fatbin(?:_[0-9a-f]+)?\b")
@@ -38,6 +47,18 @@ BUNDLED = re.compile(r"\b__hip_fatbin(?:_[0-9a-f]+)?\b")
 BLANKS = re.compile(r"(?:(?<!\\)\s|\\\n)+")
 # What asks for dependencies; and what is followed by a file.
 DEPENDENCIES, DEPENDENCIES_OF = frozenset({"-MD", "-MMD", "-MP"}), frozenset({"-MF", "-MT", "-MQ"})
+CACHE = "HIP_CODE_CACHE"
+UNOPTIMISED = ("-emit-llvm", "-Xclang", "-disable-llvm-passes")
+# What clang adds for HIP; the device's libraries are in the code by then.
+FROM_LLVM = ("-nogpulib", "-mllvm", "-amdgpu-internalize-symbols", "-Wno-unused-command-line-argument")
+# Words about the text, which is read by then: those with a file or a name after them, and how others begin.
+OF_TEXT = (
+    frozenset({"-o", "-x", "-I", "-D", "-U", "-isystem", "-idirafter", "-iquote", "-include"})
+    | DEPENDENCIES_OF
+)
+ABOUT_TEXT = ("-I", "-D", "-U", "-W", "-w", "-std=", "-isystem", "--offload-", "--rocm-path=", "-c")
+ABOUT_CODE = ("-O", "-f")
+OTHERWISE = ("-flto", "-fgpu-rdc", "-fprofile", "-fsave")
 
 
 def main(words: Sequence[str]) -> int:
@@ -69,12 +90,20 @@ def steps(words: Sequence[str], targets: Sequence[str], own: str, work: Path) ->
     told = not DEPENDENCIES.isdisjoint(rest)
     parts = [work / target for target in targets]
     # Beside the object: a word that is another one each time would make each time another compilation.
-    lists = [Path(f"{made}.{target}.d") for target in targets if told]
-    for target, part in zip(targets, parts, strict=True):
-        yield [
-            *("ccache", *common(rest, part), *(listing(f"{made}.{target}") if told else ()), own, "-c"),
-            *(f"{TARGET}{target}", "--offload-device-only", "--no-gpu-bundle-output"),
-        ]
+    lists = [Path(f"{made}.{target}.d") for target in targets]
+    folder, about_code = os.environ.get(CACHE), code_words(rest)
+    for target, part, headers in zip(targets, parts, lists, strict=True):
+        device = (*(listing(headers) if told else ()), own, "-c", f"{TARGET}{target}", *DEVICE_ONLY)
+        if not folder or about_code is None:
+            yield ["ccache", *common(rest, part), *device]
+            continue
+        start = part.with_suffix(".bc")
+        yield ["ccache", *common(rest, start), *device, *UNOPTIMISED]
+        command = [words[0], AMDGPU, f"-mcpu={target}", *about_code, *FROM_LLVM, "-x", "ir"]
+        kept = place(Path(folder), command, start)
+        if not take(kept, part):
+            yield [*command, str(start), "-o", str(part)]
+            keep(part, kept)
     bundle = work / "bundle.hipfb"
     yield [
         str(Path(words[0]).with_name("clang-offload-bundler")),
@@ -93,6 +122,49 @@ def steps(words: Sequence[str], targets: Sequence[str], own: str, work: Path) ->
     with assembly.open("a", encoding="utf-8") as file:
         file.write(embedding(assembly.read_text("utf-8", "replace"), bundle))
     yield [words[0], "-c", "-x", "assembler", str(assembly), "-o", made]
+
+
+def code_words(words: Sequence[str]) -> list[str] | None:
+    """Give the words that say how code is made of LLVM's; None where there is one that this does not know."""
+    found: list[str] = []
+    following = iter(words[1:])
+    for word in following:
+        if word in OF_TEXT:
+            next(following, None)
+        elif word == "-mllvm":
+            found += [word, next(following, "")]
+        elif word.startswith(OTHERWISE):
+            return None
+        elif word.startswith(ABOUT_CODE):
+            found.append(word)
+        elif not word.startswith(ABOUT_TEXT) and word not in DEPENDENCIES and not word.endswith(SOURCES):
+            return None
+    return found
+
+
+def place(folder: Path, command: Sequence[str], start: Path) -> Path:
+    """Give where the code is kept that a command makes of LLVM's, in which the compiler tells its version."""
+    key = hashlib.sha256("\0".join([*command, ""]).encode() + start.read_bytes()).hexdigest()
+    return folder / key[:2] / key
+
+
+def take(kept: Path, part: Path) -> bool:
+    """Take what is kept, if it is, and note that it was of use."""
+    try:
+        shutil.copyfile(kept, part)
+        kept.touch()
+    except OSError:
+        return False
+    return True
+
+
+def keep(part: Path, kept: Path) -> None:
+    """Keep a part, if that is possible, and in full: another build may look at the same moment."""
+    with contextlib.suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=kept.parent, prefix="new.", delete=False) as new:
+            new.write(part.read_bytes())
+        Path(new.name).replace(kept)
 
 
 def common(words: Sequence[str], out: Path) -> Iterator[str]:
@@ -115,10 +187,11 @@ def dependencies(words: Sequence[str], made: str) -> tuple[Path, str]:
     return Path(file) if file else Path(made).with_suffix(".d"), told.get("-MT") or told.get("-MQ") or made
 
 
-def listing(name: str) -> tuple[str, ...]:
+def listing(headers: Path) -> tuple[str, ...]:
     """Give the words for the headers of a target's code: ccache hears the first of them, clang the others."""
-    asked = ("-dependency-file", f"{name}.d", "-MT", name, "-sys-header-deps")
-    unheard = ("-MD", "-MF", f"{name}.d", "-Wno-unused-command-line-argument")
+    file, name = str(headers), str(headers.with_suffix(""))
+    asked = ("-dependency-file", file, "-MT", name, "-sys-header-deps")
+    unheard = ("-MD", "-MF", file, "-Wno-unused-command-line-argument")
     return (*unheard, *(word for each in asked for word in ("-Xclang", each)))
 
 
@@ -128,7 +201,7 @@ def merge(depfile: Path, others: Sequence[Path]) -> None:
     files: dict[str, None] = {}
     for one in (depfile, *others):
         _, _, text = one.read_text().partition(": ")
-        files |= dict.fromkeys(BLANKS.split(text.strip()))
+        files |= dict.fromkeys(filter(None, BLANKS.split(text)))
     for one in others:
         one.unlink()
     depfile.write_text(f"{target}: " + " \\\n  ".join(files) + "\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -39,8 +39,18 @@ elif "--offload-device-only" in words:
     if "-dependency-file" in words:
         file, name = (words[words.index(word) + 2] for word in ("-dependency-file", "-MT"))
         assert file == after("-MF") and "-MD" in words
-        Path(file).write_text(name + f": one.cu " + chr(92) + chr(10) + f"  of\\ {{target}}.h" + chr(10))
-    Path(after("-o")).write_text(f"<{{target}} {{text.strip()}} {{level}}>")
+        wrap = " " + chr(92) + chr(10) + "  "
+        Path(file).write_text(f"{{after('-o')}} {{name}}:{{wrap}}one.cu{{wrap}}of\\ {{target}}.h" + chr(10))
+    # What follows two strokes is no code, and so is not in what LLVM starts from.
+    code = f"{{target}} {{text.partition('//')[0].strip()}}"
+    assert ("-emit-llvm" in words) == ("-disable-llvm-passes" in words)
+    Path(after("-o")).write_text(code if "-emit-llvm" in words else f"<{{code}} {{level}}>")
+elif "ir" in words:
+    assert {{"--target=amdgcn-amd-amdhsa", "-nogpulib", "-amdgpu-internalize-symbols"}} < set(words)
+    code = Path(words[words.index("ir") + 1]).read_text()
+    assert code.startswith(told("-mcpu")[0] + " ")
+    if "unfit" in code: sys.exit("error: unfit")
+    Path(after("-o")).write_text(f"<{{code}} {{[word for word in words if word[:2] == '-O']}}>")
 elif "--offload-host-only" in words:
     assert not told("--offload-arch") and "-S" in words and "-c" not in words
     source, = (word for word in words if word.endswith(".cu"))
@@ -78,6 +88,7 @@ for one, to in zip(made, kept): shutil.copy(to, one)
 @dataclass(frozen=True)
 class Bed:
     folder: Path
+    cached: bool = False
 
     def source(self, text: str) -> None:
         (self.folder / "one.cu").write_text(text)
@@ -97,13 +108,16 @@ class Bed:
                 found += [word.partition("=")[2] for word in words if word.startswith("--offload-arch=")]
             elif "--offload-host-only" in words:
                 found.append("host")
+            elif "ir" in words:
+                found.append("LLVM's")
         return found
 
     def run(self, *words: str) -> tuple[int, str]:
         """Run it as ccache does; give the exit status and what was said."""
         path = f"{self.folder}:{os.environ['PATH']}"
         own = {"CCACHE_PREFIX": str(TOOL), "CCACHE_EXTRAFILES": str(TOOL), "CCACHE_DISABLE": "1"}
-        env = {"PATH": path, **own}
+        cache = {"HIP_CODE_CACHE": str(self.folder / "codes")} if self.cached else {}
+        env = {"PATH": path, **own, **cache}
         command = [sys.executable, str(TOOL), str(self.folder / "clang++"), *words]
         done = process.run(command, env=env, check=False)
         return done.code, done.err
@@ -201,6 +215,60 @@ def test_an_error_is_the_compilers_and_ends_it(bed: Bed) -> None:
         assert "one.cu:1: error: wrong" in said
         assert bed.compiled() == ["a"]
     assert not (bed.folder / "one.o").exists()
+
+
+class TestCodes:
+    """What a target's code is compiled from is compared, where a folder is named."""
+
+    @pytest.fixture
+    def bed(self, bed: Bed) -> Bed:
+        return replace(bed, cached=True)
+
+    def test_other_text_of_the_same_code_is_read_and_not_compiled(self, bed: Bed) -> None:
+        bed.source("kernel // as it was")
+        made = bed.compile("b", "a", words=("-O3",))
+        assert made == "host of kernel // as it was b:<b kernel ['-O3']>+a:<a kernel ['-O3']>"
+        assert bed.compiled() == ["b", "LLVM's", "a", "LLVM's", "host"]
+        bed.source("kernel // in other words")
+        made = bed.compile("b", "a", words=("-O3",))
+        assert made == "host of kernel // in other words b:<b kernel ['-O3']>+a:<a kernel ['-O3']>"
+        assert bed.compiled() == ["b", "a", "host"]
+
+    def test_other_code_and_other_words_are_compiled(self, bed: Bed) -> None:
+        bed.source("kernel")
+        bed.compile("a", words=("-O3",))
+        bed.compiled()
+        assert "<a kernel ['-O2']>" in bed.compile("a", words=("-O2",))
+        assert bed.compiled() == ["a", "LLVM's", "host"]
+        bed.source("another kernel")
+        assert "<a another kernel ['-O2']>" in bed.compile("a", words=("-O2",))
+        assert bed.compiled() == ["a", "LLVM's", "host"]
+
+    def test_words_about_code_reach_both_steps(self, bed: Bed) -> None:
+        words = ("-O3", "-fPIC", "-mllvm", "-some-threshold=600", "-DNAME", "-I", "/headers", "-std=gnu++17")
+        bed.compile("a", words=words)
+        [last] = [line.split() for line in bed.calls() if " ir " in line]
+        assert {"-O3", "-fPIC", "-some-threshold=600"} < set(last)
+        assert not {"-DNAME", "/headers", "-std=gnu++17"} & set(last)
+
+    @pytest.mark.parametrize("word", ["-flto", "-fgpu-rdc", "-march=native", "-g", "--no-such-word"])
+    def test_with_a_word_that_is_not_known_it_is_one_step(self, bed: Bed, word: str) -> None:
+        assert "a:<a kernel ['-O3']>" in bed.compile("a", words=("-O3", word))
+        assert bed.compiled() == ["a", "host"]
+
+    def test_what_fails_in_the_second_step_is_not_kept(self, bed: Bed) -> None:
+        bed.source("unfit kernel")
+        for _ in range(2):
+            files = ("-x", "hip", "-c", "-o", f"{bed.folder}/one.o", f"{bed.folder}/one.cu")
+            code, said = bed.run("--offload-arch=a", *files)
+            assert code != 0
+            assert "error: unfit" in said
+        assert not (bed.folder / "one.o").exists()
+        assert not [one for one in (bed.folder / "codes").rglob("*") if one.is_file()]
+
+    def test_a_folder_that_cannot_be_written_costs_the_cache_alone(self, bed: Bed) -> None:
+        (bed.folder / "codes").write_text("no folder")
+        assert bed.compile("a") == "host of kernel a:<a kernel []>"
 
 
 @pytest.mark.parametrize(
