@@ -2,8 +2,8 @@
 
 Run it from a checkout on an idle machine: `python benchmarks/start.py IMAGE [--runs N] [--json]`. What is
 measured is all that stands between `docker run` and the backend: the interpreter, the options, the model's
-header, detection of the GPU, the plan, and the exec; the backend is a program that tells the time. It
-exits with 1 where a median is over its limit.
+header, detection of the GPU, the plan, and the exec; the backend is a program that names a GPU when asked for
+its devices, and else tells the time. It exits with 1 where a median is over its limit.
 """
 
 from __future__ import annotations
@@ -32,12 +32,17 @@ MACHINES = ROOT / "tests" / "fixtures" / "machines"
 CASES = (("no GPU", ""), ("Strix Halo", "strix-halo"), ("eight MI300X", "mi300x"))
 
 # Runs in the container, as the entrypoint does: each backend becomes a shell that notes when it was started.
-INSIDE = """
+INSIDE = '''
 import json, os, subprocess, sys, time
+BACKEND = """if [[ $* = *--list-devices ]]; then
+    printf '%s\\n' 'Available devices:' '  Vulkan0: a GPU (1 MiB, 1 MiB free)'
+else
+    echo $EPOCHREALTIME >> /tmp/started
+fi"""
 runs = int(sys.argv[1])
 data = json.load(open("/etc/amdserve/image.json"))
 for backend in data["backends"].values():
-    backend["argv"] = ["/bin/bash", "-c", "echo $EPOCHREALTIME >> /tmp/started", "backend"]
+    backend["argv"] = ["/bin/bash", "-c", BACKEND, "backend"]
 json.dump(data, open("/tmp/image.json", "w"))
 env = {**os.environ, "AMDSERVE_IMAGE_JSON": "/tmp/image.json", "AMDSERVE_REMEMBER": "false"}
 found = []
@@ -50,7 +55,7 @@ for run in range(runs + 1):
     if run:
         found.append((float(started) - begun) * 1e3)
 print(json.dumps(found))
-"""
+'''
 
 
 def measure(client: Any, image: str, machine: str, folder: Path, runs: int) -> list[float]:

@@ -71,7 +71,7 @@ class Server:
 
     @staticmethod
     def _amdserve() -> list[str]:
-        return [sys.executable, "-m", "amdserve.serve.cli"]
+        return [sys.executable, "-m", "amdserve.serve.entry"]
 
     @property
     def log(self) -> str:

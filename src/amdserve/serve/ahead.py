@@ -8,14 +8,13 @@ program, in that environment. Any other is ended unheard.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from amdserve.errors import AmdserveError
 from amdserve.serve.child import Child
-from amdserve.serve.devices import LIST
+from amdserve.serve.flags import LIST
 from amdserve.serve.loop import Loop
 from amdserve.serve.options import ENV_PREFIX
 
@@ -60,8 +59,8 @@ def ask(argv: Sequence[str], environ: Mapping[str, str]) -> str | None:
         child = Child(argv, environ)
     except AmdserveError:  # the attempt says why
         return None
-    os.set_inheritable(child.output, True)
-    return json.dumps({"argv": list(argv), "pid": child.pid, "output": child.output})
+    pid, output = child.leave()
+    return json.dumps({"argv": list(argv), "pid": pid, "output": output})
 
 
 class Ahead:
@@ -77,7 +76,6 @@ class Ahead:
         data = json.loads(told)
         self.argv: list[str] = data["argv"]
         self.environ = dict(environ)
-        os.set_inheritable(data["output"], False)
         self.child: Child | None = Child.adopted(data["pid"], data["output"])
         self.loop = loop
         loop.adopt(self.child, lambda line: line)

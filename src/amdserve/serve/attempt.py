@@ -8,8 +8,9 @@ from typing import Any
 
 from amdserve.serve import procfs
 from amdserve.serve.classify import SERVED_WELL, Failure
-from amdserve.serve.devices import LIST, SPLITTING, none_listed, parse, pick
+from amdserve.serve.devices import none_listed, parse, pick
 from amdserve.serve.doubt import Doubt
+from amdserve.serve.flags import LIST, SPLITTING
 from amdserve.serve.probe import Probe, ask
 from amdserve.serve.runner import House, Runner, environment
 from amdserve.serve.selfcheck import check

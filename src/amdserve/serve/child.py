@@ -87,14 +87,23 @@ class Child:
         self.lines = Lines()
         self.code: int | None = None
 
+    def leave(self) -> tuple[int, int]:
+        """Leave it to the program that this process executes next; give its process and its output."""
+        os.set_inheritable(self.output, True)
+        if self.process is not None:
+            # Collected, it would take note of the child's end, and nobody could any more.
+            self.process.returncode = 0
+        return self.pid, self.output
+
     @classmethod
     def adopted(cls, pid: int, output: int) -> Self:
-        """Take on a child that this process started before it executed another program.
+        """Take on a child that was left to this program.
 
         Args:
             pid: its process.
             output: the file descriptor to read its output from.
         """
+        os.set_inheritable(output, False)
         child = cls.__new__(cls)
         child.output = output
         child._begin(pid, None)

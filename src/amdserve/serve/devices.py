@@ -8,12 +8,6 @@ from dataclasses import dataclass
 
 from amdserve.serve.patterns import patterns
 
-LIST = "--list-devices"
-# Flags by which a user chooses devices himself.
-SPLITTING = frozenset(
-    {"--device", "-dev", "--tensor-split", "-ts", "--split-mode", "-sm", "--main-gpu", "-mg"}
-)
-
 _LINE = re.compile(
     r"^  (?P<name>[A-Za-z]+\d+): (?P<text>.*?)(?: \((?P<total>\d+) MiB, (?P<free>\d+) MiB free\))?$"
 )

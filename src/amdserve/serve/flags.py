@@ -9,6 +9,12 @@ from __future__ import annotations
 import re
 from functools import cached_property
 
+LIST = "--list-devices"
+# Flags by which a user chooses devices himself.
+SPLITTING = frozenset(
+    {"--device", "-dev", "--tensor-split", "-ts", "--split-mode", "-sm", "--main-gpu", "-mg"}
+)
+
 _FLAG = re.compile(r"(?<![\w-])(--?[A-Za-z][\w\-]*)")
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from amdserve.gpu.models import GPU
-from amdserve.serve.devices import SPLITTING
 from amdserve.serve.environment import rocm_environment, vulkan_driver
+from amdserve.serve.flags import SPLITTING
 from amdserve.serve.image import Backend
 from amdserve.serve.line import MEMLOCK_FIX, Command, Device, Job, Line, Refused
 from amdserve.serve.reference import FLAGS

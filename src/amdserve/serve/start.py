@@ -1,8 +1,9 @@
 """`amdserve serve`: rights are given up, the planner is started, and this process becomes the supervisor.
 
 The plan needs pydantic, YAML and the GPU detectors, some 0.1 s of imports; the supervisor, which stays for
-weeks, needs none of them. So the plan is made by a copy of this process, while this one turns into a second,
-slim interpreter that gets ready meanwhile and then takes the plan from a pipe.
+weeks, needs none of them. So the plan is made by a copy of this process, another one looks at what it is
+made of, a third asks the driver for its devices, and this one turns into a second, slim interpreter that gets
+ready meanwhile and then takes the plan from a pipe.
 """
 
 from __future__ import annotations
@@ -48,6 +49,12 @@ def serve(
     if place is not None:
         environ.setdefault("XDG_CACHE_HOME", str(place / "cache"))
         environ.setdefault("LLAMA_CACHE", str(place / "cache" / "llama.cpp"))
+    # One that was begun before a secret was held has no file descriptor of it.
+    plans = planner.take()
+    if held is not None:
+        os.close(plans.order)
+        planner.begin()
+        plans = planner.take()
     order = {
         "values": merged.values,
         "origins": merged.origins,
@@ -55,14 +62,22 @@ def serve(
         "notes": [text for text in (*notes, note) if text],
         "keep_fds": keep,
         "forget": forget,
+        "environ": environ,
     }
-    reading, writing = os.pipe()
-    pid = fork(lambda: planner.run(order, writing, environ))
-    os.close(writing)
+    with os.fdopen(plans.order, "w", encoding="utf-8") as pipe:
+        pipe.write(json.dumps(order))
+    fork(lambda: _look(merged.values, environ, plans.seen))
+    os.close(plans.seen)
     from amdserve.serve import ahead  # noqa: PLC0415  (the planner, which everything waits for, is under way)
 
     question = ahead.guess(merged.values, environ)
-    become_supervisor(reading, pid, environ, ahead.ask(question, environ) if question else None)
+    become_supervisor(plans.plan, plans.pid, environ, ahead.ask(question, environ) if question else None)
+
+
+def _look(values: Mapping[str, Any], environ: Mapping[str, str], to: int) -> int:
+    from amdserve.serve import look  # noqa: PLC0415  (what it imports is nothing for this process's other half)
+
+    return look.send(values, environ, to)
 
 
 def sources(

@@ -110,7 +110,7 @@ class Bed:
 
     def amdserve(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
-        argv = [sys.executable, "-m", "amdserve.serve.cli", *words]
+        argv = [sys.executable, "-m", "amdserve.serve.entry", *words]
         return subprocess.run(
             argv, env=self.environ(**environ), capture_output=True, text=True, timeout=120, check=False
         )

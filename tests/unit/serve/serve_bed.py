@@ -233,12 +233,12 @@ class Bed:
 
     def serve(self, *arguments: str, **environ: str) -> Run:
         """Start `amdserve serve` itself."""
-        argv = [sys.executable, "-m", "amdserve.serve.cli", "serve", *arguments]
+        argv = [sys.executable, "-m", "amdserve.serve.entry", "serve", *arguments]
         return Run(self, argv, self.environ(**environ))
 
     def amdserve(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run `amdserve` to its end."""
-        argv = [sys.executable, "-m", "amdserve.serve.cli", *arguments]
+        argv = [sys.executable, "-m", "amdserve.serve.entry", *arguments]
         return subprocess.run(
             argv, env=self.environ(**environ), capture_output=True, text=True, timeout=60, check=False
         )
