@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from amdserve.serve.described import Model
-from amdserve.serve.request import ModelLoadRequest
+
+if TYPE_CHECKING:
+    from amdserve.serve.request import ModelLoadRequest
 
 # What a driver, a context and small buffers take, whatever the model.
 BASE_BYTES = 256 << 20

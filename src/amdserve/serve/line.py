@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from amdserve.serve.described import Model
 from amdserve.serve.flags import Help
 from amdserve.serve.image import Backend, Image
 from amdserve.serve.machine import Machine
-from amdserve.serve.request import ModelLoadRequest
+
+if TYPE_CHECKING:
+    from amdserve.serve.request import ModelLoadRequest
 
 Device = Literal["gpu", "cpu"]
 

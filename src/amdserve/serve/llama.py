@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from amdserve.gpu.models import GPU
 from amdserve.serve.environment import rocm_environment, vulkan_driver
@@ -10,7 +11,9 @@ from amdserve.serve.flags import SPLITTING
 from amdserve.serve.image import Backend
 from amdserve.serve.line import MEMLOCK_FIX, Command, Device, Job, Line, Refused
 from amdserve.serve.reference import FLAGS
-from amdserve.serve.request import ModelLoadRequest
+
+if TYPE_CHECKING:
+    from amdserve.serve.request import ModelLoadRequest
 
 # At this level llama-server says how many layers went to the GPU; below it the line is not printed. It says
 # much more at it, for each request, so it is asked for only where something shall be on a GPU.

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from amdserve.serve.line import Job
-from amdserve.serve.request import ModelLoadRequest
 
 if TYPE_CHECKING:
     from amdserve.serve.plan import Entry
@@ -63,6 +62,8 @@ def read(data: Mapping[str, Any] | None) -> Measured | None:
     try:
         if data is None or data["format"] != FORMAT:
             return None
+        from amdserve.serve.request import ModelLoadRequest  # noqa: PLC0415  (a start without one does without)
+
         made = {}
         for name in data["order"]:
             one = data["settings"][name]

@@ -68,7 +68,7 @@ def wait(order_from: int, seen_from: int, plan_to: int) -> int:
     """
     # It ends before there is anything worth collecting, and what these import would have the collector run.
     gc.disable()
-    from amdserve.serve import memory, planning, request, rights  # noqa: F401, PLC0415
+    from amdserve.serve import checked, memory, planning, rights, seen  # noqa: F401, PLC0415
 
     with os.fdopen(order_from, "rb") as pipe:
         data = pipe.read()
@@ -101,13 +101,15 @@ def plan(order: dict[str, Any], log: Log, seen_from: int) -> dict[str, Any]:
     Raises:
         AmdserveError: it cannot be served.
     """
-    from amdserve.serve import memory, planning, request, seen  # noqa: PLC0415
+    from amdserve.serve import checked, memory, planning, seen  # noqa: PLC0415
 
-    asked, options = request.build(order["values"], order["origins"])
+    place = Path(order["state_dir"]) if order["state_dir"] else None
+    values = order["values"]
+    remembers = values.get("remember", True) and not order["forget"]
+    asked, options = checked.build(values, order["origins"], place if remembers else None)
     log.form = options.log_format
     for text in order["notes"]:
         log.say(text, "warning")
-    place = Path(order["state_dir"]) if order["state_dir"] else None
     if order["forget"]:
         memory.forget(place)
     found = seen.receive(seen_from)

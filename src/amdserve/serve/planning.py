@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from amdserve.errors import ModelError, UsageError
 from amdserve.gpu.models import GPU, GPUDetectionResult
@@ -19,9 +19,11 @@ from amdserve.serve.line import Job
 from amdserve.serve.llama import reference_command
 from amdserve.serve.options import OPTIONS
 from amdserve.serve.reference import ANSWER, FOLDER, MODEL, VARIABLE
-from amdserve.serve.request import ModelLoadRequest, RunOptions
 from amdserve.serve.seen import Seen
 from amdserve.serve.sources import Merged
+
+if TYPE_CHECKING:
+    from amdserve.serve.request import ModelLoadRequest, RunOptions
 
 
 @dataclass(frozen=True, slots=True)

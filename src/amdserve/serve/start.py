@@ -1,6 +1,6 @@
 """`amdserve serve`: rights are given up, the planner is started, and this process becomes the supervisor.
 
-The plan needs pydantic, YAML and the GPU detectors, some 0.1 s of imports; the supervisor, which stays for
+The plan needs pydantic, YAML and the GPU detectors, up to 0.1 s of imports; the supervisor, which stays for
 weeks, needs none of them. So the plan is made by a copy of this process, another one looks at what it is
 made of, a third asks the driver for its devices, and this one turns into a second, slim interpreter that gets
 ready meanwhile and then takes the plan from a pipe.

@@ -70,8 +70,13 @@ def file_name() -> str:
     return f"status-{_here()}.json"
 
 
-def write_atomically(path: Path, data: Mapping[str, Any]) -> None:
+def write_atomically(path: Path, data: Mapping[str, Any], *, durable: bool = True) -> None:
     """Write JSON so that a reader sees the old file or the new one, whatever happens.
+
+    Args:
+        path: the file.
+        data: what is to be in it.
+        durable: wait until it is on the disk; else a power cut may leave an empty file.
 
     Raises:
         OSError: it cannot be written.
@@ -83,7 +88,8 @@ def write_atomically(path: Path, data: Mapping[str, Any]) -> None:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(data, file)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(name, path)  # noqa: PTH105
     except BaseException:
         name.unlink(missing_ok=True)
@@ -135,7 +141,8 @@ class Status:
         if self.path is None:
             return
         with contextlib.suppress(OSError):
-            write_atomically(self.path, self.data)
+            # A disk takes its time, and a start waits; after a power cut nobody asks how it was before.
+            write_atomically(self.path, self.data, durable=False)
 
     def record(self, entry: dict[str, Any]) -> None:
         """Add to the history; it is written with the next change."""

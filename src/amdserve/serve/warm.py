@@ -1,4 +1,4 @@
-"""At image build: compiles the Python that a container runs, and no other.
+"""At image build: compiles the Python that a container runs, and no other; checks what most starts ask for.
 
 Compiled copies of every module would be a tenth of the small image, and most are never imported. So what a
 container does is done once, and what Python then has compiled is what stays. Run as
@@ -23,7 +23,7 @@ from typing import Any
 
 import amdserve
 from amdserve import process
-from amdserve.serve import cpu_server
+from amdserve.serve import checked, cpu_server, request
 from amdserve.serve.reference import FOLDER, MODEL
 
 PROGRAM = "amdserve"
@@ -103,6 +103,7 @@ def keep_used(folders: list[Path]) -> int:
 def main() -> int:
     """Run from the command line."""
     model = Path(FOLDER) / MODEL
+    checked.record(checked.IMAGE_FILE, {}, *request.build({"model_path": str(model)}, {}))
     commands(model)
     cpu_backend(model)
     sys.dont_write_bytecode = True
