@@ -33,7 +33,7 @@ CASES = (("no GPU", ""), ("Strix Halo", "strix-halo"), ("eight MI300X", "mi300x"
 
 # Runs in the container, as the entrypoint does: each backend becomes a shell that notes when it was started.
 INSIDE = '''
-import json, os, subprocess, sys, time
+import json, os, shutil, subprocess, sys, time
 BACKEND = """if [[ $* = *--list-devices ]]; then
     printf '%s\\n' 'Available devices:' '  Vulkan0: a GPU (1 MiB, 1 MiB free)'
 else
@@ -44,9 +44,10 @@ data = json.load(open("/etc/amdserve/image.json"))
 for backend in data["backends"].values():
     backend["argv"] = ["/bin/bash", "-c", BACKEND, "backend"]
 json.dump(data, open("/tmp/image.json", "w"))
-env = {**os.environ, "AMDSERVE_IMAGE_JSON": "/tmp/image.json", "AMDSERVE_REMEMBER": "false"}
+env = {**os.environ, "AMDSERVE_IMAGE_JSON": "/tmp/image.json", "AMDSERVE_STATE_DIR": "/tmp/state"}
 found = []
 for run in range(runs + 1):
+    shutil.rmtree("/tmp/state", ignore_errors=True)  # nothing is remembered
     open("/tmp/started", "w").close()
     os.chmod("/tmp/started", 0o666)
     begun = time.time()

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amdserve.errors import ModelError, UsageError
+from amdserve.gpu.chain import UnifiedGPUDetector
 from amdserve.gpu.models import GPU, GPUDetectionResult
 from amdserve.gpu.select import choose, usable_bytes
 from amdserve.gpu.sysroot import Sysroot
 from amdserve.serve import image as images
-from amdserve.serve import measured, memory, plan
+from amdserve.serve import machine, measured, memory, model, plan
 from amdserve.serve.flags import LIST
 from amdserve.serve.line import Job
 from amdserve.serve.llama import reference_command
 from amdserve.serve.options import OPTIONS
 from amdserve.serve.reference import ANSWER, FOLDER, MODEL, VARIABLE
-from amdserve.serve.seen import Seen
 from amdserve.serve.sources import Merged
 
 if TYPE_CHECKING:
@@ -36,31 +36,22 @@ class Planned:
     measured: measured.Measured | None = None
 
 
-def make_plan(
-    request: ModelLoadRequest,
-    environ: Mapping[str, str],
-    place: Path | None = None,
-    seen: Seen | None = None,
-) -> Planned:
+def make_plan(request: ModelLoadRequest, environ: Mapping[str, str], place: Path | None = None) -> Planned:
     """Look at image, model and machine, and plan.
 
     Args:
         request: what is asked for.
         environ: the environment.
         place: the folder where a measurement may be saved; None uses none.
-        seen: what was seen already.
 
     Raises:
         AmdserveError: one of them does not allow it.
     """
     image = images.load(environ)
-    if seen is None or (seen.path, seen.vendor) != (request.model_path, request.vendor):
-        from amdserve.serve import look  # noqa: PLC0415  (at a start, another process has looked)
-
-        try:
-            seen = look.look(request.model_path, request.vendor, environ)
-        except ModelError as reason:
-            raise _with_rights(reason, request.model_path) from None
+    try:
+        found = model.inspect(request.model_path)
+    except ModelError as reason:
+        raise _with_rights(reason, request.model_path) from None
     for name in ("mmproj", "api_key_file"):
         file = getattr(request, name)
         if file is not None and not os.access(file, os.R_OK):
@@ -68,10 +59,12 @@ def make_plan(
             raise UsageError(
                 f"{name} cannot be read: {file}", cause=cause, fix="check the mount and its rights"
             )
-    sysroot, detection = Sysroot.from_environ(environ), seen.detection
+    sysroot = Sysroot.from_environ(environ)
+    detection = UnifiedGPUDetector(sysroot, environ, request.vendor).detect()
     choice = choose(detection, index=request.gpu, vendor=request.vendor, environ=environ, sysroot=sysroot)
+    facts = machine.look(environ)
     usable = usable_bytes(choice.gpu, sysroot) if choice.gpu else 0
-    job = Job(request, seen.model, image, seen.machine)
+    job = Job(request, found, image, facts)
     saved = _saved(job, choice.gpu, place)
     return Planned(
         job, detection, plan.make(job, detection, (choice.gpu, choice.reason), usable, saved), saved

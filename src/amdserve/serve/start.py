@@ -1,9 +1,9 @@
 """`amdserve serve`: rights are given up, the planner is started, and this process becomes the supervisor.
 
 The plan needs pydantic, YAML and the GPU detectors, up to 0.1 s of imports; the supervisor, which stays for
-weeks, needs none of them. So the plan is made by a copy of this process, another one looks at what it is
-made of, a third asks the driver for its devices, and this one turns into a second, slim interpreter that gets
-ready meanwhile and then takes the plan from a pipe.
+weeks, needs none of them. So the plan is made by a copy of this process, another process asks the driver for
+its devices, and this one turns into a second, slim interpreter that gets ready meanwhile and then takes the
+plan from a pipe.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from amdserve.process import fork
 from amdserve.serve import planner, rights, state
 from amdserve.serve.options import DEFAULT_FOLDER
 from amdserve.serve.sources import Merged, merge
@@ -66,18 +65,10 @@ def serve(
     }
     with os.fdopen(plans.order, "w", encoding="utf-8") as pipe:
         pipe.write(json.dumps(order))
-    fork(lambda: _look(merged.values, environ, plans.seen))
-    os.close(plans.seen)
     from amdserve.serve import ahead  # noqa: PLC0415  (the planner, which everything waits for, is under way)
 
     question = ahead.guess(merged.values, environ)
     become_supervisor(plans.plan, plans.pid, environ, ahead.ask(question, environ) if question else None)
-
-
-def _look(values: Mapping[str, Any], environ: Mapping[str, str], to: int) -> int:
-    from amdserve.serve import look  # noqa: PLC0415  (what it imports is nothing for this process's other half)
-
-    return look.send(values, environ, to)
 
 
 def sources(
