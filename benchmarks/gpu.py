@@ -30,7 +30,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -204,12 +204,13 @@ def run(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     environment["TINI_SUBREAPER"] = "1"
     environment |= dict(one.split("=", 1) for one in asked.env)
     place = Chroot(root, asked.driver, environment, about["entrypoint"], logs)
-    budget = Budget(asked.seconds, asked.seconds, 0, asked.pairs)
+    budget = Budget(asked.seconds, asked.starts or asked.seconds, 0, asked.pairs)
     cases = []
     for case in CASES[: asked.cases]:
         (root / "models").mkdir(exist_ok=True)
         try:
-            cases.append(measure(place, case, budget, root / MODEL[1:]))
+            asked_for = replace(case, checked=case.checked and not asked.kept)
+            cases.append(measure(place, asked_for, budget, root / MODEL[1:]))
         except AssertionError:
             for log in sorted(logs.iterdir())[-2:]:
                 show.say(log.read_text("utf-8", "replace")[-4000:])
@@ -246,6 +247,8 @@ def main() -> int:
     running.add_argument("--env", action="append", default=[], help="more for both sides: NAME=VALUE")
     running.add_argument("--gpu", required=True, help="name of the GPU and version of its driver")
     running.add_argument("--seconds", type=float, default=60, help="for each case's load, and for its starts")
+    running.add_argument("--starts", type=float, help="seconds for each case's starts, where those differ")
+    running.add_argument("--kept", action="store_true", help="no starts without a state, which take long")
     running.add_argument("--pairs", type=int, default=4, help="how often both are started for the load")
     running.add_argument("--cases", type=int, default=len(CASES), help="only the first so many")
     running.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")

@@ -66,7 +66,7 @@ def crash_to_start(runs: int, phase: str) -> list[float]:
 
 
 def supervisor_of(server: Server) -> int:
-    return next(number for number, line in server.processes().items() if "supervisor.py" in line)
+    return next(number for number, line in server.processes().items() if "/amdserve serve" in line)
 
 
 def ticks(server: Server, pid: int) -> tuple[int, float]:

@@ -116,11 +116,7 @@ def failed(result: Result, *, error: type[AmdserveError] = ProcessError, fix: st
     )
 
 
-Process = subprocess.Popen[bytes]
-"""What `spawn` starts."""
-
-
-def spawn(argv: Sequence[str], **options: Any) -> Process:
+def spawn(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
     """Start a command and return at once; `options` are those of `subprocess.Popen`.
 
     Raises:

@@ -37,7 +37,7 @@ def nodes(tmp_path: Path) -> list[str]:
 
 def rights(server: Server) -> dict[str, set[str]]:
     """Give what the kernel says of the supervisor and its backend."""
-    words = ("supervisor.py", "cpu_server")
+    words = ("/amdserve serve", "cpu_server")
     ours = [number for number, line in server.processes().items() if any(word in line for word in words)]
     assert len(ours) == 2
     code, text = server.exec("/bin/cat", *(f"/proc/{number}/status" for number in ours), user="0")

@@ -7,7 +7,7 @@ program, in that environment. Any other is ended unheard.
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def guess(values: Mapping[str, Any], environ: Mapping[str, str]) -> list[str] | 
     nodes = Path(environ.get(SYSROOT) or "/", "dev/dri").glob("renderD*")
     if not environ.get("GGML_VK_VISIBLE_DEVICES") and not any(nodes):
         return None
-    from amdserve.serve import image as images  # noqa: PLC0415  (the supervisor, which stays, has no use for it)
+    from amdserve.serve import image as images  # noqa: PLC0415  (nothing else here has a use for it)
 
     try:
         backend = images.load(environ).backends.get(BACKEND)
@@ -49,47 +49,35 @@ def _is_huggingface(path: str) -> bool:
     return (Path(path) / "config.json").is_file()
 
 
-def ask(argv: Sequence[str], environ: Mapping[str, str]) -> str | None:
-    """Start the command in a process that is about to become the supervisor.
-
-    Returns:
-        What `Ahead` is made of there; None where the command cannot be started.
-    """
-    try:
-        child = Child(argv, environ)
-    except AmdserveError:  # the attempt says why
-        return None
-    pid, output = child.leave()
-    return json.dumps({"argv": list(argv), "pid": pid, "output": output})
-
-
 class Ahead:
     """The question that was put ahead of the plan.
 
     Args:
-        loop: the supervisor's.
-        told: what `ask` gave.
-        environ: the environment that both processes have.
+        argv: the command.
+        environ: its environment.
     """
 
-    def __init__(self, loop: Loop, told: str, environ: Mapping[str, str]) -> None:
-        data = json.loads(told)
-        self.argv: list[str] = data["argv"]
-        self.environ = dict(environ)
-        self.child: Child | None = Child.adopted(data["pid"], data["output"])
-        self.loop = loop
-        loop.adopt(self.child, lambda line: line)
+    def __init__(self, argv: Sequence[str], environ: Mapping[str, str]) -> None:
+        self.argv, self.environ = list(argv), dict(environ)
+        self.child: Child | None = None
+        with contextlib.suppress(AmdserveError):  # the attempt says why
+            self.child = Child(argv, environ)
 
-    def take(self, argv: Sequence[str], environ: Mapping[str, str]) -> Child | None:
+    def join(self, loop: Loop) -> None:
+        """Have a loop look after its process."""
+        if self.child is not None:
+            loop.adopt(self.child, lambda line: line)
+
+    def take(self, loop: Loop, argv: Sequence[str], environ: Mapping[str, str]) -> Child | None:
         """Give the process that was asked just this, once; any other is ended."""
         if self.child is None or list(argv) != self.argv or dict(environ) != self.environ:
-            self.drop()
+            self.drop(loop)
             return None
         child, self.child = self.child, None
         return child
 
-    def drop(self) -> None:
+    def drop(self, loop: Loop) -> None:
         """End it unheard."""
         if self.child is not None:
-            self.loop.kill(self.child)
+            loop.kill(self.child)
             self.child = None

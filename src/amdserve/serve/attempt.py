@@ -56,11 +56,11 @@ class Attempt:
         ahead = self.house.ahead
         if self.entry["device"] != "gpu" or not self.entry.get("lists_devices"):
             if ahead is not None:
-                ahead.drop()
+                ahead.drop(self.house.loop)
             return None
         runner = Runner(self.house, self.entry, self.address, lambda line: line)
         argv = [*self.entry["program"], LIST]
-        child = ahead.take(argv, environment(self.entry)) if ahead is not None else None
+        child = ahead.take(self.house.loop, argv, environment(self.entry)) if ahead is not None else None
         if child is not None:
             runner.adopt(child)
         elif failure := runner.start(argv):

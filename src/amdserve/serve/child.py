@@ -8,10 +8,9 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Self
 
 from amdserve.errors import ProcessError
-from amdserve.process import Process, spawn
+from amdserve.process import spawn
 from amdserve.serve.logs import Lines
 
 PR_SET_PDEATHSIG = 1
@@ -59,11 +58,13 @@ class Child:
     """
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], keep: Sequence[int] = ()) -> None:
+        self.lines = Lines()
+        self.code: int | None = None
         self.output, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(write, True)
         nothing = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            process = spawn(
+            self.process = spawn(
                 argv,
                 env=dict(env),
                 stdin=nothing,
@@ -79,35 +80,8 @@ class Child:
         finally:
             os.close(write)
             os.close(nothing)
-        self._begin(process.pid, process)
-
-    def _begin(self, pid: int, process: Process | None) -> None:
-        self.pid, self.process = pid, process
+        self.pid = self.process.pid
         self.started = time.monotonic()
-        self.lines = Lines()
-        self.code: int | None = None
-
-    def leave(self) -> tuple[int, int]:
-        """Leave it to the program that this process executes next; give its process and its output."""
-        os.set_inheritable(self.output, True)
-        if self.process is not None:
-            # Collected, it would take note of the child's end, and nobody could any more.
-            self.process.returncode = 0
-        return self.pid, self.output
-
-    @classmethod
-    def adopted(cls, pid: int, output: int) -> Self:
-        """Take on a child that was left to this program.
-
-        Args:
-            pid: its process.
-            output: the file descriptor to read its output from.
-        """
-        os.set_inheritable(output, False)
-        child = cls.__new__(cls)
-        child.output = output
-        child._begin(pid, None)
-        return child
 
     def read(self, each: Callable[[str], str | None]) -> None:
         """Take what it has written, 2 MiB at most; each line goes to `each`, which gives what is kept."""
@@ -129,8 +103,7 @@ class Child:
     def exited(self, status: int) -> None:
         """Note its end, as `waitpid` gave it."""
         self.code = os.waitstatus_to_exitcode(status)
-        if self.process is not None:
-            self.process.returncode = self.code
+        self.process.returncode = self.code
 
     def ask(self, number: int) -> None:
         """Send a signal to the process itself, which knows in what order its own helpers are to end."""

@@ -1,25 +1,21 @@
-"""`amdserve serve`: rights are given up, the planner is started, and this process becomes the supervisor.
+"""`amdserve serve`: rights are given up, the planner gets its order, and this process becomes the supervisor.
 
-The plan needs pydantic, YAML and the GPU detectors, up to 0.1 s of imports; the supervisor, which stays for
-weeks, needs none of them. So the plan is made by a copy of this process, another process asks the driver for
-its devices, and this one turns into a second, slim interpreter that gets ready meanwhile and then takes the
-plan from a pipe.
+The supervisor, which stays for weeks, needs little of what planning does. So the plan is made by a copy of
+this process, which ends with it, while this one gets ready to supervise, asks the driver for its devices, and
+then takes the plan from a pipe.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
+import signal
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NoReturn
 
 from amdserve.serve import planner, rights, state
 from amdserve.serve.options import DEFAULT_FOLDER
 from amdserve.serve.sources import Merged, merge
-
-SUPERVISOR = Path(__file__).with_name("supervisor.py")
 
 
 def serve(
@@ -52,6 +48,7 @@ def serve(
     plans = planner.take()
     if held is not None:
         os.close(plans.order)
+        os.close(plans.plan)
         planner.begin()
         plans = planner.take()
     order = {
@@ -65,10 +62,9 @@ def serve(
     }
     with os.fdopen(plans.order, "w", encoding="utf-8") as pipe:
         pipe.write(json.dumps(order))
-    from amdserve.serve import ahead  # noqa: PLC0415  (the planner, which everything waits for, is under way)
-
-    question = ahead.guess(merged.values, environ)
-    become_supervisor(plans.plan, plans.pid, environ, ahead.ask(question, environ) if question else None)
+    os.environ.clear()
+    os.environ.update(environ)
+    supervise(plans.plan, plans.pid, merged.values)
 
 
 def sources(
@@ -85,21 +81,31 @@ def sources(
     return merged
 
 
-def become_supervisor(
-    plan_from: int, pid: int, environ: Mapping[str, str], asked: str | None = None
-) -> NoReturn:
-    """Replace this process by the supervisor.
+def supervise(plan_from: int, planner_pid: int = 0, values: Mapping[str, Any] | None = None) -> NoReturn:
+    """Be the supervisor: get ready, take the plan, and see it through.
 
     Args:
         plan_from: file descriptor it reads the plan from.
-        pid: the process that writes it.
-        environ: its environment, and so that of its backends.
-        asked: what `ahead.ask` gave.
+        planner_pid: the process that writes it, if that is a child of ours.
+        values: what was asked for, if the driver is to be asked for its devices meanwhile.
     """
-    os.set_inheritable(plan_from, True)
-    # -I and -S: neither the environment nor site-packages reach into it, and it starts in half the time.
-    argv = [sys.executable, "-I", "-S", str(SUPERVISOR), str(plan_from), str(pid), asked or ""]
-    os.execve(sys.executable, argv, dict(environ))
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        # Until there is a plan, nothing has been started that would have to be ended.
+        signal.signal(number, lambda *_: os._exit(0))
+    from amdserve.serve import ahead, supervise  # noqa: PLC0415  (the planner is under way)
+
+    question = ahead.guess(values, os.environ) if values else None
+    asked = ahead.Ahead(question, os.environ) if question else None
+    with os.fdopen(plan_from, "rb") as pipe:
+        data = pipe.read()
+    if not data:
+        # The planner has said why there is no plan; its exit code is ours.
+        status = os.waitpid(planner_pid, 0)[1] if planner_pid else 0
+        os._exit(max(1, os.waitstatus_to_exitcode(status)))
+    # Else its end is noticed by the loop, as that of any child.
+    supervisor = supervise.Supervisor(json.loads(data), asked)
+    # No clean-up of the interpreter: a signal that comes now shall find the handlers still there.
+    os._exit(supervisor.run())
 
 
 def look(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,11 +42,11 @@ class Supervisor:
     """Runs one plan to its end.
 
     Args:
-        spec: the plan, as `amdserve.serve.start` wrote it.
-        ahead: what `amdserve.serve.ahead.ask` gave; empty where nothing was asked ahead.
+        spec: the plan, as `amdserve.serve.planner` wrote it.
+        ahead: what was asked before there was a plan, if anything was.
     """
 
-    def __init__(self, spec: Mapping[str, Any], ahead: str = "") -> None:
+    def __init__(self, spec: Mapping[str, Any], ahead: Ahead | None = None) -> None:
         self.spec = spec
         self.entries: list[Mapping[str, Any]] = list(spec["entries"])
         keys = read_keys(spec.get("api_key_file"))
@@ -67,8 +66,10 @@ class Supervisor:
             self.memory,
             load(spec["reference"]) if spec.get("reference") else None,
             keys[0] if keys else None,
-            Ahead(self.loop, ahead, os.environ) if ahead else None,
+            ahead,
         )
+        if ahead is not None:
+            ahead.join(self.loop)
         self.crashed: dict[str, float] = {}
 
     def run(self) -> int:

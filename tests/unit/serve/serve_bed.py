@@ -21,7 +21,6 @@ from ports import free_port
 
 from amdserve.serve import state
 from amdserve.serve.probe import ask
-from amdserve.serve.start import SUPERVISOR
 
 STUB = Path(__file__).with_name("serve_stub.py")
 SOURCE = Path(state.__file__).parents[2]
@@ -34,11 +33,12 @@ PATIENCE = 30.0
 # A supervisor whose longest times, which nobody can set, are shorter.
 IMPATIENT = """
 import sys
-sys.path.insert(0, sys.argv.pop(1))
-from amdserve.serve import attempt, classify, supervisor
+from amdserve.serve import attempt, classify, start
 attempt.SERVED_WELL = classify.SERVED_WELL = attempt.LISTING = float(sys.argv.pop(1))
-supervisor.main()
+start.supervise(int(sys.argv[1]))
 """
+
+SUPERVISE = "import sys; from amdserve.serve import start; start.supervise(int(sys.argv[1]))"
 
 HOARD = "hoard = []\nwhile True: hoard.append(bytearray(b'x') * (1 << 20))"
 
@@ -194,9 +194,9 @@ class Bed:
         os.write(handle, json.dumps(spec).encode())
         os.lseek(handle, 0, os.SEEK_SET)
         try:
-            argv = [sys.executable, "-I", "-S", str(SUPERVISOR), str(handle)]
+            argv = [sys.executable, "-c", SUPERVISE, str(handle)]
             if impatient is not None:
-                argv[3:4] = ["-c", IMPATIENT, str(SOURCE), str(impatient)]
+                argv[2:3] = [IMPATIENT, str(impatient)]
             if group is not None:
                 argv = [*entering(group), *argv]
             return Run(self, argv, self.environ(), [handle])

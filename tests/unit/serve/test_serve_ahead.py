@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,7 @@ import serve_files
 from serve_bed import CPU, ROCM, VULKAN, Bed, wait_for
 
 from amdserve.serve import ahead
-from amdserve.serve.child import Child
 from amdserve.serve.flags import LIST
-from amdserve.serve.loop import Loop
 
 LISTING = 0.4
 """Seconds: longer than planning takes, so that what is asked ahead is still under way when the plan comes."""
@@ -153,21 +149,5 @@ def test_it_is_asked_where_a_gpu_may_serve(
     assert found == (["vulkan", LIST] if expected else None)
 
 
-def test_one_that_ends_at_once_is_not_lost() -> None:
-    """Its end is the next program's to hear of, however early it comes, and whatever is collected here."""
-    child = Child([sys.executable, "-I", "-S", "-c", "print('here')"], dict(os.environ))
-    pid, output = child.leave()
-    wait_for(lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT))
-    del child
-    gc.collect()
-    with Loop() as loop:
-        adopted = Child.adopted(pid, output)
-        loop.adopt(adopted, lambda line: line)
-        assert loop.end(adopted, 10)
-        loop.forget(adopted)
-    assert adopted.code == 0
-    assert list(adopted.lines.kept) == ["here"]
-
-
 def test_a_program_that_is_not_there_is_the_attempts_to_tell(bed: Bed) -> None:
-    assert ahead.ask([str(bed.folder / "missing"), LIST], dict(os.environ)) is None
+    assert ahead.Ahead([str(bed.folder / "missing"), LIST], dict(os.environ)).child is None
