@@ -30,7 +30,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,7 @@ class Chroot(Place):
     environment: dict[str, str]
     entrypoint: list[str]
     logs: Path
+    ports: tuple[int, int] = field(default_factory=lambda: (free_port(), free_port()))
 
     def start(
         self, words: Sequence[str], port: int, environment: dict[str, str], state: Path | None
@@ -142,8 +143,8 @@ class Chroot(Place):
         return server
 
     def served(self, case: Case, state: Path | None) -> Rooted:
-        """Start the entrypoint."""
-        port = free_port()
+        """Start the entrypoint, always on the same port, as in a container."""
+        port = self.ports[0]
         if state is None:
             state = Path(tempfile.mkdtemp(dir=self.logs.parent))
         os.chown(state, *map(int, USER.split(":")))
@@ -153,7 +154,7 @@ class Chroot(Place):
     def bare(self, case: Case, argv: Sequence[str], environment: dict[str, str]) -> Rooted:
         """Start the server by hand, on a port of its own."""
         del case
-        port, words = free_port(), list(argv)
+        port, words = self.ports[1], list(argv)
         words[words.index("--port") + 1] = str(port)
         return self.start(words, port, environment, None)
 

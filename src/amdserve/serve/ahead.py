@@ -10,13 +10,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from amdserve.errors import AmdserveError
 from amdserve.serve.child import Child
 from amdserve.serve.flags import LIST
-from amdserve.serve.loop import Loop
 from amdserve.serve.options import ENV_PREFIX
+
+if TYPE_CHECKING:
+    from amdserve.serve.loop import Loop
 
 SYSROOT = ENV_PREFIX + "SYSROOT"
 BACKEND = "llama-server-vulkan"

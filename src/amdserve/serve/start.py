@@ -92,10 +92,12 @@ def supervise(plan_from: int, planner_pid: int = 0, values: Mapping[str, Any] | 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         # Until there is a plan, nothing has been started that would have to be ended.
         signal.signal(number, lambda *_: os._exit(0))
-    from amdserve.serve import ahead, supervise  # noqa: PLC0415  (the planner is under way)
+    from amdserve.serve import ahead  # noqa: PLC0415  (the planner is under way)
 
     question = ahead.guess(values, os.environ) if values else None
     asked = ahead.Ahead(question, os.environ) if question else None
+    from amdserve.serve import supervise  # noqa: PLC0415  (the driver is under way too)
+
     with os.fdopen(plan_from, "rb") as pipe:
         data = pipe.read()
     if not data:
