@@ -115,7 +115,7 @@ def _kept_prompts(line: Line, job: Job, device: Device) -> None:
 
     Without flash attention the values of a context lie transposed, and what belongs to one client is read
     number by number, each a round trip to the GPU, while nobody is answered. After four parallel clients an
-    H100 did so for 37 s a client with a model of 31 million parameters, and for minutes with a larger one.
+    H100 did so for 37 s a client with a model of 31 million parameters, for over 100 s with a larger one.
     """
     request = job.request
     if device != "gpu" or not request.offloads or job.purpose != "llm" or request.flash_attn != "off":
