@@ -155,7 +155,7 @@ def take(kept: Path, part: Path) -> bool:
         kept.touch()
     except OSError:
         return False
-    return True
+    return part.stat().st_size > 0
 
 
 def keep(part: Path, kept: Path) -> None:
@@ -164,6 +164,8 @@ def keep(part: Path, kept: Path) -> None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=kept.parent, prefix="new.", delete=False) as new:
             new.write(part.read_bytes())
+            new.flush()
+            os.fsync(new.fileno())
         Path(new.name).replace(kept)
 
 

@@ -8,6 +8,8 @@ program, in that environment. Any other is ended unheard.
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ from amdserve.errors import AmdserveError
 from amdserve.serve.child import Child
 from amdserve.serve.flags import LIST
 from amdserve.serve.options import ENV_PREFIX
+from amdserve.serve.procfs import oom_kills
 
 if TYPE_CHECKING:
     from amdserve.serve.loop import Loop
@@ -48,7 +51,7 @@ def guess(values: Mapping[str, Any], environ: Mapping[str, str]) -> list[str] | 
 
 
 def _is_huggingface(path: str) -> bool:
-    return (Path(path) / "config.json").is_file()
+    return os.path.isfile(os.path.join(path, "config.json"))  # noqa: PTH113, PTH118 - a path that may not be read is none
 
 
 class Ahead:
@@ -57,10 +60,14 @@ class Ahead:
     Args:
         argv: the command.
         environ: its environment.
+
+    Attributes:
+        kills: how often the kernel had killed for memory before.
     """
 
     def __init__(self, argv: Sequence[str], environ: Mapping[str, str]) -> None:
         self.argv, self.environ = list(argv), dict(environ)
+        self.kills = oom_kills()
         self.child: Child | None = None
         with contextlib.suppress(AmdserveError):  # the attempt says why
             self.child = Child(argv, environ)
@@ -70,16 +77,16 @@ class Ahead:
         if self.child is not None:
             loop.adopt(self.child, lambda line: line)
 
-    def take(self, loop: Loop, argv: Sequence[str], environ: Mapping[str, str]) -> Child | None:
+    def take(self, argv: Sequence[str], environ: Mapping[str, str]) -> Child | None:
         """Give the process that was asked just this, once; any other is ended."""
         if self.child is None or list(argv) != self.argv or dict(environ) != self.environ:
-            self.drop(loop)
+            self.drop()
             return None
         child, self.child = self.child, None
         return child
 
-    def drop(self, loop: Loop) -> None:
-        """End it unheard."""
+    def drop(self) -> None:
+        """End it unheard. The loop notices; nobody waits, for a driver may hold it in the kernel."""
         if self.child is not None:
-            loop.kill(self.child)
+            self.child.send(signal.SIGKILL)
             self.child = None

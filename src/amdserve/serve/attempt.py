@@ -56,13 +56,13 @@ class Attempt:
         ahead = self.house.ahead
         if self.entry["device"] != "gpu" or not self.entry.get("lists_devices"):
             if ahead is not None:
-                ahead.drop(self.house.loop)
+                ahead.drop()
             return None
         runner = Runner(self.house, self.entry, self.address, lambda line: line)
         argv = [*self.entry["program"], LIST]
-        child = ahead.take(self.house.loop, argv, environment(self.entry)) if ahead is not None else None
-        if child is not None:
-            runner.adopt(child)
+        child = ahead.take(argv, environment(self.entry)) if ahead is not None else None
+        if ahead is not None and child is not None:
+            runner.adopt(child, ahead.kills)
         elif failure := runner.start(argv):
             return failure
         assert runner.child is not None

@@ -1,8 +1,9 @@
 """What was asked for, checked: by pydantic, or as pydantic has checked the same before.
 
 Importing pydantic and making its models takes longer than all else that planning does. But most starts ask
-for what was asked for already: for nothing but a model, which the image's build has had checked, or for what
-an earlier start was asked for. That is read back, and has as much of the models' interface as planning uses.
+for what was checked already: for nothing but a model, for which the image's build has written the defaults
+down, or for what an earlier start was asked for. What comes of it has as much of the models' interface as
+planning uses.
 """
 
 from __future__ import annotations
@@ -65,30 +66,37 @@ def build(
     Raises:
         UsageError: a value is wrong.
     """
-    key = _key(values)
-    for file in (place / FILE if place else None, IMAGE_FILE):
-        known = read_object(file) if file else None
-        found = _read(known.get(key), values) if known else None
-        if found:
-            return found
+    defaults = read_object(IMAGE_FILE)
+    if defaults and _known(values, place) and (found := _read(defaults, values)):
+        return found
     from amdserve.serve import request  # noqa: PLC0415  (this is what is to be spared)
 
     made = request.build(dict(values), origins)
-    if place is not None:
+    if place is not None and _as_given(values, made[0].model_dump() | made[1].model_dump()):
+        known = _keys(place)[1 - MOST :]
         with contextlib.suppress(OSError):
-            record(place / FILE, values, *made)
+            write_atomically(place / FILE, {"keys": [*known, _key(values)]}, durable=False)
     return made
 
 
-def record(file: Path, values: Mapping[str, Any], request: ModelLoadRequest, options: RunOptions) -> None:
-    """Write down what values came to, beside what the file has of the last ones.
+def record(file: Path, request: ModelLoadRequest, options: RunOptions) -> None:
+    """Write the defaults down.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
-    known = list((read_object(file) or {}).items())[1 - MOST :]
     own = {"request": request.model_dump(mode="json", exclude=set(FREE)), "options": options.model_dump()}
-    write_atomically(file, {**dict(known), _key(values): own}, durable=False)
+    write_atomically(file, own)
+
+
+def _known(values: Mapping[str, Any], place: Path | None) -> bool:
+    """Whether these values were checked; of a folder that others may write to, no more is believed."""
+    return values.keys() <= FREE or (place is not None and _key(values) in _keys(place))
+
+
+def _keys(place: Path) -> list[Any]:
+    found = (read_object(place / FILE) or {}).get("keys")
+    return found if isinstance(found, list) else []
 
 
 def _key(values: Mapping[str, Any]) -> str:
@@ -97,19 +105,31 @@ def _key(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(RULES.read_bytes() + json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
-def _read(entry: Any, values: Mapping[str, Any]) -> tuple[ModelLoadRequest, RunOptions] | None:
-    """Read what is written down; None where it is damaged, or a free text is none."""
+def _as_given(values: Mapping[str, Any], made: Mapping[str, Any]) -> bool:
+    """Whether checking has changed nothing."""
+    return all(
+        name in FREE or (made[name] == value and type(made[name]) is type(value))
+        for name, value in values.items()
+    )
+
+
+def _read(
+    defaults: Mapping[str, Any], values: Mapping[str, Any]
+) -> tuple[ModelLoadRequest, RunOptions] | None:
+    """Put values over the defaults; None where those are damaged, or a free text is none."""
     path, extra = values.get("model_path"), values.get("extra_args", ())
     if not isinstance(path, str) or not path or not all(isinstance(word, str) for word in extra):
         return None
     try:
-        free = {"model_path": path, "extra_args": tuple(extra)}
         "\0".join((path, *extra)).encode()
-        request, options = ({**entry["request"], **free}, dict(entry["options"]))
+        request, options = dict(defaults["request"]), dict(defaults["options"])
     except (KeyError, TypeError, ValueError):
         return None
+    request.update(model_path=path, extra_args=tuple(extra))
     if {*request, *options} != {*BY_NAME, "extra_args"}:
         return None
+    for part in (request, options):
+        part.update((name, values[name]) for name in part.keys() & values.keys() - FREE)
     given = frozenset(values)
     made = Checked(request, given & request.keys()), Checked(options, given & options.keys())
     return cast("tuple[ModelLoadRequest, RunOptions]", made)

@@ -101,7 +101,7 @@ def plan(order: dict[str, Any], log: Log) -> dict[str, Any]:
 
     place = Path(order["state_dir"]) if order["state_dir"] else None
     values = order["values"]
-    remembers = values.get("remember", True) and not order["forget"]
+    remembers = values.get("remember", True) is True and not order["forget"]
     asked, options = checked.build(values, order["origins"], place if remembers else None)
     log.form = options.log_format
     for text in order["notes"]:

@@ -66,6 +66,7 @@ def drop(
     if os.getuid() != 0:
         return env, missing_access(nodes)
     notes: list[str] = []
+    unbound = False
     if not _open_to_all(Path(os.__file__)):
         return env, ["started as root, and only root may read this Python: going on as root"]
     for place in folders:
@@ -74,10 +75,13 @@ def drop(
         _take_groups(nodes)
         os.setresgid(GID, GID, GID)
         _forbid_capabilities()
+        unbound = True
         os.setresuid(UID, UID, UID)
         # Changing the user hides a process's own /proc from it, until it executes something.
         _libc().prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
     except PermissionError:
+        if unbound:
+            _give_capabilities_up()
         notes.append("started as root without the capability to change user: going on as root")
     _forbid_new_privileges()
     if os.getuid() != 0:
@@ -159,6 +163,13 @@ def _forbid_capabilities() -> None:
     for number in range(CAP_LAST + 1):
         # Changing the user itself still needs these two until it is done; the kernel keeps what is in use.
         libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
+
+
+def _give_capabilities_up() -> None:
+    """Empty the sets that this process itself has, where no change of user does that."""
+    version_3, nobody_else = 0x20080522, 0
+    libc = _libc()
+    libc.capset((ctypes.c_uint32 * 2)(version_3, nobody_else), (ctypes.c_uint32 * 6)())
 
 
 def _forbid_new_privileges() -> None:

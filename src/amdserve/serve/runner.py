@@ -92,9 +92,9 @@ class Runner:
             return self.failure("crash", f"{reason.what}: {reason.cause}")
         return None
 
-    def adopt(self, child: Child) -> None:
-        """Take over a process that was started ahead of the plan."""
-        self._kills = procfs.oom_kills()
+    def adopt(self, child: Child, kills: int | None) -> None:
+        """Take over a process that was started when the kernel had killed so often for memory."""
+        self._kills = kills
         self.begun = child.started
         self.child = child
 

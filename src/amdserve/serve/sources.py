@@ -159,6 +159,12 @@ def _from_file(path: Path) -> dict[str, Any]:
                 cause=nearest(str(key), known),
                 fix="the keys are the options of `amdserve serve --help`, with underscores",
             )
+        if not isinstance(data[key], str | int | float | list | None):
+            raise ConfigError(
+                f"{path}: {key} cannot be {data[key]!r}",
+                cause=f"to YAML that is a {type(data[key]).__name__}",
+                fix=f'put it in quotation marks: {key}: "{data[key]}"',
+            )
     if "extra_args" in data:
         extra = data["extra_args"]
         if not isinstance(extra, list):

@@ -7,6 +7,7 @@ then takes the plan from a pipe.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -60,7 +61,8 @@ def serve(
         "forget": forget,
         "environ": environ,
     }
-    with os.fdopen(plans.order, "w", encoding="utf-8") as pipe:
+    # A planner that is gone has an exit code, which the supervisor gives.
+    with contextlib.suppress(BrokenPipeError), os.fdopen(plans.order, "w", encoding="utf-8") as pipe:
         pipe.write(json.dumps(order))
     os.environ.clear()
     os.environ.update(environ)
@@ -90,7 +92,7 @@ def supervise(plan_from: int, planner_pid: int = 0, values: Mapping[str, Any] | 
         values: what was asked for, if the driver is to be asked for its devices meanwhile.
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-        # Until there is a plan, nothing has been started that would have to be ended.
+        # Until there is a plan, nothing has been started that would not end with this process.
         signal.signal(number, lambda *_: os._exit(0))
     from amdserve.serve import ahead  # noqa: PLC0415  (the planner is under way)
 

@@ -103,7 +103,7 @@ def keep_used(folders: list[Path]) -> int:
 def main() -> int:
     """Run from the command line."""
     model = Path(FOLDER) / MODEL
-    checked.record(checked.IMAGE_FILE, {}, *request.build({"model_path": str(model)}, {}))
+    checked.record(checked.IMAGE_FILE, *request.build({"model_path": str(model)}, {}))
     commands(model)
     cpu_backend(model)
     sys.dont_write_bytecode = True

@@ -149,5 +149,12 @@ def test_it_is_asked_where_a_gpu_may_serve(
     assert found == (["vulkan", LIST] if expected else None)
 
 
+def test_a_path_that_cannot_be_looked_at_is_the_planners_to_tell(bed: Bed) -> None:
+    bed.image(llama_server_vulkan=["vulkan"])
+    environ = bed.environ(GGML_VK_VISIBLE_DEVICES="0")
+    for path in ("x" * 5000, "a\0b"):
+        assert ahead.guess({"model_path": path}, environ) == ["vulkan", LIST]
+
+
 def test_a_program_that_is_not_there_is_the_attempts_to_tell(bed: Bed) -> None:
     assert ahead.Ahead([str(bed.folder / "missing"), LIST], dict(os.environ)).child is None

@@ -42,6 +42,28 @@ def test_a_command_line_that_is_wrong_is_told_once(bed: Bed, words: list[str]) -
     bed.nothing_left()
 
 
+def test_a_planner_that_died_is_no_success(bed: Bed) -> None:
+    program = UNORDERED.partition("begun =")[0] + (
+        "import signal, time\n"
+        "os.kill(planner._begun[0].pid, signal.SIGKILL); time.sleep(0.3)\n"
+        "from amdserve.serve import cli\n"
+        f"raise SystemExit(cli.main(['serve', {str(bed.model)!r}]))\n"
+    )
+    argv = [sys.executable, "-c", program]
+    done = subprocess.run(argv, env=bed.environ(), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode not in (0, None)
+    bed.nothing_left()
+
+
+def test_a_value_that_is_no_value_is_told_by_its_key(bed: Bed) -> None:
+    file = bed.folder / "options.yaml"
+    file.write_text("alias: 2025-11-24\n")
+    done = bed.amdserve("serve", str(bed.model), "--config", str(file))
+    assert done.returncode == 2
+    assert "alias" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_an_environment_that_is_no_text_reaches_the_backend(bed: Bed) -> None:
     record = bed.folder / "record"
     bed.image(llama_cpp_python=bed.backend(CPU, offload=None, record=str(record)))
