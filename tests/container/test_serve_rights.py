@@ -48,6 +48,12 @@ def rights(server: Server) -> dict[str, set[str]]:
     }
 
 
+def test_root_that_may_not_change_its_user_keeps_no_capability(serve: Serve, llama: str) -> None:
+    found = rights(serve(llama, "serve", MODEL, cap_drop=["SETUID"]).wait_for(CPU))
+    assert found["Uid"] == {"0 0 0 0"}
+    assert {found[name] == {"0" * 16} for name in found if name.startswith("Cap")} == {True}
+
+
 def test_root_becomes_nobody_with_the_groups_of_the_gpu(serve: Serve, llama: str, nodes: list[str]) -> None:
     server = serve(llama, "serve", MODEL, devices=nodes).wait_for(CPU)
     found = rights(server)
