@@ -182,6 +182,9 @@ class Attempt:
             probe.close()
         doubt.close()
         self.served = max(0.001, time.monotonic() - ready)
+        if child.code is not None and loop.stops:
+            # It ended by itself just when a stop was asked for: what it had started ends with it.
+            loop.forget(child)
         return None if child.code is None or loop.stops else runner.judged(ready=True)
 
     def _stop(self, runner: Runner) -> None:
