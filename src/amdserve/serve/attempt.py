@@ -182,10 +182,13 @@ class Attempt:
             probe.close()
         doubt.close()
         self.served = max(0.001, time.monotonic() - ready)
-        if child.code is not None and loop.stops:
+        if child.code is None:
+            return None
+        if loop.stops:
             # It ended by itself just when a stop was asked for: what it had started ends with it.
             loop.forget(child)
-        return None if child.code is None or loop.stops else runner.judged(ready=True)
+            return None
+        return runner.judged(ready=True)
 
     def _stop(self, runner: Runner) -> None:
         """End it: let it finish what it answers, for a while, then end it, then kill it."""
