@@ -13,7 +13,8 @@ of another vendor loads. Then, as root, on the machine with the GPU:
 lays the files out, mounts the folder of the driver at the same path inside, and measures what `throughput.py`
 does, in the same way: one side is `amdserve serve`, the other the very command line of the backend that
 serves in the first one; both in a chroot, as the image's user. The variable tells the entrypoint that it may
-use a device which is not AMD's. It writes results/gpu.{json,md,png}.
+use a device which is not AMD's. It writes results/gpu.{json,md,png}. Starts scatter: with `--only-starts` all
+the time is for them, and the results are gpu-starts.{json,md}.
 """
 
 from __future__ import annotations
@@ -210,7 +211,7 @@ def run(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for case in CASES[: asked.cases]:
         (root / "models").mkdir(exist_ok=True)
         try:
-            asked_for = replace(case, checked=case.checked and not asked.kept)
+            asked_for = replace(case, checked=case.checked and not asked.kept, loads=not asked.only_starts)
             cases.append(measure(place, asked_for, budget, root / MODEL[1:]))
         except AssertionError:
             for log in sorted(logs.iterdir())[-2:]:
@@ -250,6 +251,9 @@ def main() -> int:
     running.add_argument("--seconds", type=float, default=60, help="for each case's load, and for its starts")
     running.add_argument("--starts", type=float, help="seconds for each case's starts, where those differ")
     running.add_argument("--kept", action="store_true", help="no starts without a state, which take long")
+    running.add_argument(
+        "--only-starts", action="store_true", help="no load: writes gpu-starts.* and leaves gpu.* alone"
+    )
     running.add_argument("--pairs", type=int, default=4, help="how often both are started for the load")
     running.add_argument("--cases", type=int, default=len(CASES), help="only the first so many")
     running.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
@@ -261,7 +265,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="amdserve-gpu-") as name:
         results = run(asked, Path(name))
-    write(results, asked.out / "gpu.json")
+    write(results, asked.out / ("gpu-starts.json" if asked.only_starts else "gpu.json"))
     print(table(results), end="")
     return 0 if all(one["met"] for one in results["summary"]) else 1
 

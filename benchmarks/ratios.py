@@ -82,11 +82,12 @@ def table(results: dict[str, Any]) -> str:
 
 
 def write(results: dict[str, Any], file: Path) -> None:
-    """Write the results as JSON, and beside it as Markdown and as a plot."""
+    """Write the results as JSON, and beside it as Markdown and, where there are rates, as a plot."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
     file.with_suffix(".md").write_text(table(results), "utf-8")
-    plot(results, file.with_suffix(".png"))
+    if any(one["limit"] < 1 for one in results["summary"]):
+        plot(results, file.with_suffix(".png"))
 
 
 def plot(results: dict[str, Any], to: Path) -> None:

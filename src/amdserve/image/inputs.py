@@ -21,6 +21,8 @@ CONTEXT = (
     "templates/rocm/each_target.py",
     "templates/rocm/fatbin.py",
     "templates/vulkan/glslc.sh",
+    "templates/vulkan/pack.py",
+    "templates/vulkan/packed.hpp",
 )
 # The toolkit stays on the host.
 CONTEXT_WITHOUT = ("src/amdserve/image",)
