@@ -45,6 +45,8 @@ IMAGE = "amdserve-benchmark:toolchain"
 CCACHE = "amdserve-benchmark-ccache"
 
 VULKAN, ROCM, BINDING = "llama-vulkan", "llama-rocm", "python"
+# What the stages bring along for the build: files of this tree, and texts of the Dockerfile's own.
+_TOOLS = r"^COPY (?:--chmod=\d+ )?(?:templates/[^\n]*\n|<<'EOF' /tools/.*?^EOF\n)"
 _MOUNT = re.compile(r"--mount=\S+\s+(?:\\\n\s*)?")
 _TIME = re.compile(r"^amdserve-time ([\d.]+) ([\d.]+) ([\d.]+)$", re.MULTILINE)
 
@@ -162,7 +164,7 @@ def prepare(project: Project, cell: Cell, engine: Engine, dockerfile: str) -> No
     tools = next(text for text in stage(dockerfile, BINDING) if "venv /build-tools" in text)
     # Not the image's own environment, only what makes wheels.
     tools = tools.partition("&& PATH=")[0].rstrip(" \\\n")
-    own = re.findall(r"^COPY --chmod=0755 templates/.*\n", dockerfile, re.M)
+    own = re.findall(_TOOLS, dockerfile, re.M | re.S)
     text = dockerfile + (
         f"\nFROM rocm-toolchain AS benchmark\nRUN {packages}\n"
         f"COPY requirements/container-build.txt requirements/container.txt /requirements/\nRUN {tools}\n"

@@ -13,6 +13,8 @@ HIP_CODE_CACHE names a folder, a target's code is compiled in the two steps of `
 LLVM starts from, in a fifth of the time, and from there, unless the folder has what came of the very same.
 The code is that of one step, byte for byte.
 
+HIP_PARTS_PREFIX is what ccache runs a part's compilation with, where it does not have it.
+
 Asked for the files that an object depends on, clang tells those of the host's part alone; here it is all
 parts', so that ccache need not have the preprocessor look for them.
 
@@ -47,7 +49,7 @@ BUNDLED = re.compile(r"\b__hip_fatbin(?:_[0-9a-f]+)?\b")
 BLANKS = re.compile(r"(?:(?<!\\)\s|\\\n)+")
 # What asks for dependencies; and what is followed by a file.
 DEPENDENCIES, DEPENDENCIES_OF = frozenset({"-MD", "-MMD", "-MP"}), frozenset({"-MF", "-MT", "-MQ"})
-CACHE = "HIP_CODE_CACHE"
+CACHE, PARTS = "HIP_CODE_CACHE", "HIP_PARTS_PREFIX"
 UNOPTIMISED = ("-emit-llvm", "-Xclang", "-disable-llvm-passes")
 # What clang adds for HIP; the device's libraries are in the code by then.
 FROM_LLVM = ("-nogpulib", "-mllvm", "-amdgpu-internalize-symbols", "-Wno-unused-command-line-argument")
@@ -233,6 +235,8 @@ def run(command: Sequence[str]) -> int:
     # ccache tells what it runs to do without it.
     own = ("CCACHE_PREFIX", "CCACHE_EXTRAFILES", "CCACHE_DISABLE")
     environment = {name: value for name, value in os.environ.items() if name not in own}
+    if PARTS in environment:
+        environment["CCACHE_PREFIX"] = environment[PARTS]
     return subprocess.run(command, env=environment, check=False).returncode
 
 

@@ -18,6 +18,7 @@ CONTEXT = (
     "requirements/container-build.txt",
     "requirements/container.txt",
     "src/amdserve",
+    "templates/rocm/by_text.py",
     "templates/rocm/each_target.py",
     "templates/rocm/fatbin.py",
     "templates/vulkan/glslc.sh",

@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+"""Compile with clang what was not compiled before: `by_text.py CLANG WORD...`, run by ccache on a miss.
+
+ccache's list of headers says whether one of them is another file, and so is all that includes it, when most
+often it has a macro more, which nothing there uses. So the text that clang has after preprocessing is asked
+for, without the lines that tell where it came from: a fourteenth of what compiling takes. What the same text
+came to with the same words is kept in the folder TEXT_CACHE. TEXT_CACHE_ID names the compiler and all it adds
+that is no text, as libraries of a target are. Messages tell lines, and those are in the text once they are
+expanded; where a text has what clang itself puts a line in for, it is not looked up.
+
+Without the two variables, and with anything but one result of one text, clang is run as it came.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+RESULTS = frozenset({"-c", "-S", "-emit-llvm"})
+# clang gives these the place in the file, after preprocessing.
+PLACES = (b"__builtin_LINE", b"__builtin_COLUMN", b"__builtin_FILE", b"__builtin_source_location")
+QUICK = 1
+
+
+def main(words: Sequence[str]) -> int:
+    """Compile, or take what was compiled; give the exit status."""
+    folder, compiler = os.environ.get("TEXT_CACHE"), os.environ.get("TEXT_CACHE_ID")
+    if not folder or not compiler or RESULTS.isdisjoint(words) or words.count("-o") != 1:
+        os.execvp(words[0], list(words))
+    made = Path(words[words.index("-o") + 1])
+    key = text_key(words, compiler)
+    if key is None:
+        os.execvp(words[0], list(words))
+    kept = Path(folder) / key[:2] / key
+    if take(kept, made):
+        return 0
+    status = subprocess.run(words, check=False).returncode
+    if status == 0:
+        keep(made, kept)
+    return status
+
+
+def text_key(words: Sequence[str], compiler: str) -> str | None:
+    """Name what is compiled by its text and all words but the result's name; None where that is not enough.
+
+    The list of headers that was asked for is written by this.
+    """
+    at = words.index("-o")
+    said = [*words[:at], *words[at + 2 :]]
+    with tempfile.TemporaryDirectory(prefix="by-text-") as name:
+        file = Path(name) / "text"
+        asked = [word for word in said if word not in RESULTS]
+        # What fails here fails again, and is told then.
+        done = subprocess.run([*asked, "-E", "-P", "-o", str(file)], check=False, stderr=subprocess.DEVNULL)
+        if done.returncode:
+            return None
+        text = file.read_bytes()
+    if any(place in text for place in PLACES):
+        return None
+    return hashlib.sha256("\0".join((compiler, *said, "")).encode() + text).hexdigest()
+
+
+def take(kept: Path, made: Path) -> bool:
+    """Take what is kept, if it is, and note that it was of use."""
+    try:
+        made.write_bytes(zlib.decompress(kept.read_bytes()))
+        kept.touch()
+    except (OSError, zlib.error):
+        return False
+    return True
+
+
+def keep(made: Path, kept: Path) -> None:
+    """Keep a result, if that is possible, and in full: another build may look at the same moment."""
+    with contextlib.suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=kept.parent, prefix="new.", delete=False) as new:
+            new.write(zlib.compress(made.read_bytes(), QUICK))
+            new.flush()
+            os.fsync(new.fileno())
+        Path(new.name).replace(kept)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

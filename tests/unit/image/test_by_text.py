@@ -1,0 +1,137 @@
+"""What the same text came to with the same words is taken from the folder; what could differ is compiled."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from amdserve import process
+
+TOOL = Path(__file__).resolve().parents[3] / "templates/rocm/by_text.py"
+# Counts what it compiles, which preprocessing is not. It is GCC: what is asked of it is common to both.
+COMPILER = """#!/bin/sh
+case " $* " in *" -E "*) ;; *) echo "$@" >> {calls} ;; esac
+exec g++ "$@"
+"""
+
+pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
+
+
+@dataclass(frozen=True)
+class Bed:
+    folder: Path
+
+    def write(self, header: str, source: str = "int one() { return ONE; }\n") -> None:
+        (self.folder / "one.h").write_text(header)
+        (self.folder / "one.cpp").write_text(f'#include "one.h"\n{source}')
+
+    def run(self, *words: str, compiler: str = "one", **more: str) -> process.Result:
+        """Run it as ccache does."""
+        kept = {"TEXT_CACHE": str(self.folder / "kept"), "TEXT_CACHE_ID": compiler} if compiler else {}
+        env = {"PATH": os.environ["PATH"], **kept, **more}
+        command = [sys.executable, str(TOOL), str(self.folder / "compiler"), *words]
+        return process.run(command, cwd=self.folder, env=env, check=False)
+
+    def compile(self, *words: str, compiler: str = "one") -> tuple[bytes, int]:
+        """Compile; give the object, and how often the compiler was asked for it."""
+        (self.folder / "one.o").unlink(missing_ok=True)
+        asked = ("-MD", "-MF", "one.d", "-MT", "one.o", *words, "-c", "-o", "one.o", "one.cpp")
+        done = self.run(*asked, compiler=compiler)
+        assert done.code == 0, done.err
+        return (self.folder / "one.o").read_bytes(), self.calls()
+
+    def calls(self) -> int:
+        """Give how often something was compiled since the last time."""
+        file = self.folder / "calls"
+        found = len(file.read_text().splitlines()) if file.is_file() else 0
+        file.unlink(missing_ok=True)
+        return found
+
+
+@pytest.fixture
+def bed(tmp_path: Path) -> Bed:
+    compiler = tmp_path / "compiler"
+    compiler.write_text(COMPILER.format(calls=tmp_path / "calls"))
+    compiler.chmod(0o755)
+    return Bed(tmp_path)
+
+
+def test_a_header_with_a_macro_more_compiles_nothing_and_is_listed(bed: Bed) -> None:
+    bed.write("#define ONE 1\n")
+    made, calls = bed.compile("-O2")
+    assert calls == 1
+    (bed.folder / "more.h").write_text("// nothing\n")
+    (bed.folder / "one.d").unlink()
+    bed.write('// a line\n#include "more.h"\n#define TWO 2\n#define ONE 1\n')
+    assert bed.compile("-O2") == (made, 0)
+    listed = (bed.folder / "one.d").read_text()
+    assert listed.startswith("one.o:")
+    assert "more.h" in listed
+
+
+def test_other_code_other_words_and_another_compiler_are_compiled(bed: Bed) -> None:
+    bed.write("#define ONE 1\n")
+    one, _ = bed.compile()
+    bed.write("#define ONE 2\n")
+    two, calls = bed.compile()
+    assert (calls, one != two) == (1, True)
+    assert bed.compile("-O2")[1] == 1
+    assert bed.compile("-O2", "-DUNUSED")[1] == 1
+    assert bed.compile("-O2", compiler="another")[1] == 1
+    # All of them are kept, each for itself.
+    assert bed.compile() == (two, 0)
+    bed.write("#define ONE 1\n")
+    assert bed.compile() == (one, 0)
+
+
+@pytest.mark.parametrize(
+    ("code", "calls"),
+    [
+        ("inline int line() { return __LINE__; }\n", 1),
+        ("inline int line() { return __builtin_LINE(); }\n", 1),
+        ("inline int line() { return 7; }\n", 0),
+    ],
+)
+def test_a_line_that_moves_is_compiled_where_the_code_tells_lines(bed: Bed, code: str, calls: int) -> None:
+    bed.write("#define ONE line()\n" + code)
+    bed.compile()
+    bed.write("#define ONE line()\n#define TWO 2\n" + code)
+    assert bed.compile()[1] == calls
+
+
+def test_an_error_is_the_compilers_and_nothing_is_kept(bed: Bed) -> None:
+    for source in ("nonsense\n", '#include "absent.h"\n'):
+        bed.write("", source)
+        done = bed.run("-c", "-o", "one.o", "one.cpp")
+        assert done.code != 0
+        assert source.split('"')[-2 if '"' in source else 0].strip() in done.err
+    assert not [one for one in (bed.folder / "kept").rglob("*") if one.is_file()]
+
+
+def test_what_is_damaged_is_compiled_again(bed: Bed) -> None:
+    bed.write("#define ONE 1\n")
+    made, _ = bed.compile()
+    (kept,) = (one for one in (bed.folder / "kept").rglob("*") if one.is_file())
+    kept.write_bytes(kept.read_bytes()[:20])
+    assert bed.compile() == (made, 1)
+    assert bed.compile() == (made, 0)
+
+
+def test_a_folder_that_cannot_be_written_costs_the_cache_alone(bed: Bed) -> None:
+    (bed.folder / "kept").write_text("no folder")
+    bed.write("#define ONE 1\n")
+    made, _ = bed.compile()
+    assert bed.compile() == (made, 1)
+
+
+def test_without_a_compilers_name_and_for_other_questions_it_is_run_as_it_came(bed: Bed) -> None:
+    bed.write("#define ONE 1\n")
+    bed.compile()
+    assert bed.compile(compiler="")[1] == 1
+    assert bed.run("--version").out.startswith("g++")
+    assert "return 1" in bed.run("-E", "one.cpp").out
