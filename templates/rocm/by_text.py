@@ -5,8 +5,8 @@ ccache's list of headers says whether one of them is another file, and so is all
 often it has a macro more, which nothing there uses. So the text that clang has after preprocessing is asked
 for, without the lines that tell where it came from: a fourteenth of what compiling takes. What the same text
 came to with the same words is kept in the folder TEXT_CACHE. TEXT_CACHE_ID names the compiler and all it adds
-that is no text, as libraries of a target are. Messages tell lines, and those are in the text once they are
-expanded; where a text has what clang itself puts a line in for, it is not looked up.
+that is no text, as libraries of a target are. Where something is put in after preprocessing, the place in the
+file or a macro's value in a pragma, the text does not say all, and is not looked up.
 
 Without the two variables, and with anything but one result of one text, clang is run as it came.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -24,8 +25,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 RESULTS = frozenset({"-c", "-S", "-emit-llvm"})
-# clang gives these the place in the file, after preprocessing.
-PLACES = (b"__builtin_LINE", b"__builtin_COLUMN", b"__builtin_FILE", b"__builtin_source_location")
+# clang gives these the place in the file, the last one that of a lambda.
+PLACES = re.compile(rb"__builtin_(?:LINE|COLUMN|FILE|source_location)|__PRETTY_FUNCTION__")
+# Of pragmas, those without a word that could be a macro, which clang leaves as it is till it compiles.
+PRAGMA = re.compile(rb"^[ \t]*#[ \t]*pragma[ \t]+(.*?)[ \t]*$", re.MULTILINE)
+PLAIN = re.compile(
+    rb"""once
+    |(?:GCC|clang)\ diagnostic\ (?:push|pop|\w+\ "[^"]*")
+    |GCC\ visibility\ (?:push\((?:default|hidden)\)|pop)
+    |clang\ force_cuda_host_device\ (?:begin|end)
+    |clang\ fp\ contract\((?:on|off|fast)\)
+    |(?:GCC\ )?(?:no)?unroll(?:\ *\(?\d+\)?)?""",
+    re.VERBOSE,
+)
 QUICK = 1
 
 
@@ -62,7 +74,7 @@ def text_key(words: Sequence[str], compiler: str) -> str | None:
         if done.returncode:
             return None
         text = file.read_bytes()
-    if any(place in text for place in PLACES):
+    if PLACES.search(text) or not all(PLAIN.fullmatch(pragma) for pragma in PRAGMA.findall(text)):
         return None
     return hashlib.sha256("\0".join((compiler, *said, "")).encode() + text).hexdigest()
 

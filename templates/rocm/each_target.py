@@ -236,7 +236,8 @@ def run(command: Sequence[str]) -> int:
     own = ("CCACHE_PREFIX", "CCACHE_EXTRAFILES", "CCACHE_DISABLE")
     environment = {name: value for name, value in os.environ.items() if name not in own}
     if PARTS in environment:
-        environment["CCACHE_PREFIX"] = environment[PARTS]
+        # What it came to by another prefix's doing is not this one's.
+        environment |= dict.fromkeys(("CCACHE_PREFIX", "CCACHE_EXTRAFILES"), environment[PARTS])
     return subprocess.run(command, env=environment, check=False).returncode
 
 

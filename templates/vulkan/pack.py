@@ -7,7 +7,7 @@ taken out and compressed together in blocks, small enough to be unpacked for one
 place there is what leads to the block (`packed.hpp` reads it); its length stays the unpacked one.
 
 The hook goes where llama.cpp takes a shader to the driver, the only place that looks at one. Without that
-place nothing may be packed: exit status 3.
+place, or with another one that makes a shader of something, nothing may be packed: exit status 3.
 
 Whatever holds no shaders is compiled as it came.
 """
@@ -35,6 +35,7 @@ TAKES = re.compile(
     r"[^{;]*\bsize_t spv_size, const void\* spv_data,[^{;]*\) \{\n)",
     re.M,
 )
+MAKES = "createShaderModule("
 UNPACKS = """\
     const auto unpacked = amdserve::unpacked_shader(spv_data, spv_size);
     if (!unpacked.empty()) {
@@ -63,16 +64,19 @@ def main(words: Sequence[str]) -> int:
         packed = work / source.name
         packed.write_text(without_arrays(text) + assembly(blocks(shaders(text)), work))
         status = subprocess.run([*words[:-1], f"-I{source.parent}", str(packed)], check=False).returncode
+    if status:
+        return status
     for told in (Path(file) for word, file in pairwise(words) if word == "-MF"):
         # ccache looks at what an object depends on, and the packed file is gone.
         told.write_text(told.read_text().replace(str(packed), str(source)))
-    return status
+    return 0
 
 
 def hook(source: Path) -> int:
     """Have llama.cpp unpack a shader before it looks at it; give the exit status."""
-    text = source.read_text()
-    if len(TAKES.findall(text)) != 1:
+    text = source.read_text() if source.is_file() else ""
+    modules = sum(each.read_text().count(MAKES) for each in source.parent.glob("*.cpp"))
+    if len(TAKES.findall(text)) != 1 or modules != 1:
         sys.stderr.write(f"{source}: no such place for a shader to be unpacked: all stay as they are\n")
         return NOT_FOUND
     before, takes, after = TAKES.split(text)

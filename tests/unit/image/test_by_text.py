@@ -94,7 +94,13 @@ def test_other_code_other_words_and_another_compiler_are_compiled(bed: Bed) -> N
     [
         ("inline int line() { return __LINE__; }\n", 1),
         ("inline int line() { return __builtin_LINE(); }\n", 1),
+        (
+            "inline auto what() { return [] { return __PRETTY_FUNCTION__; }; }\n#define line() what()()[0]\n",
+            1,
+        ),
         ("inline int line() { return 7; }\n", 0),
+        ('#pragma GCC diagnostic push\n#pragma GCC diagnostic ignored "-Wlong-long"\nint line();\n', 0),
+        ("inline int line() {\n#pragma GCC unroll 4\nfor (int i = 0; i < 9; i++) {} return 7; }\n", 0),
     ],
 )
 def test_a_line_that_moves_is_compiled_where_the_code_tells_lines(bed: Bed, code: str, calls: int) -> None:
@@ -102,6 +108,15 @@ def test_a_line_that_moves_is_compiled_where_the_code_tells_lines(bed: Bed, code
     bed.compile()
     bed.write("#define ONE line()\n#define TWO 2\n" + code)
     assert bed.compile()[1] == calls
+
+
+@pytest.mark.parametrize("pragma", ["pack(COUNT)", "pack(push, COUNT)", "unroll COUNT"])
+def test_another_value_of_a_macro_in_a_pragma_is_compiled(bed: Bed, pragma: str) -> None:
+    """Whether or not a compiler's preprocessor puts the value in; clang's leaves the macro in some."""
+    source = f"int one() {{\n#pragma {pragma}\nfor (int i = 0; i < 9; i++) {{}} return 1; }}\n"
+    for count in (2, 4):
+        bed.write(f"#define COUNT {count}\n", source)
+        assert bed.compile("-w")[1] == 1
 
 
 def test_an_error_is_the_compilers_and_nothing_is_kept(bed: Bed) -> None:

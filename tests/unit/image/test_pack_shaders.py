@@ -32,7 +32,7 @@ PROGRAM = """#include "shaders.hpp"
 static void ggml_vk_create_pipeline_func(int& device, size_t spv_size, const void* spv_data,
                                          const std::string entrypoint, bool robust) {
     fprintf(stderr, "%d\\n", __LINE__);
-    fwrite(spv_data, 1, spv_size, stdout);
+    fwrite(spv_data, 1, spv_size, stdout);  // createShaderModule(
 }
 int main(int count, char **) try {
     int device = 0;
@@ -140,13 +140,24 @@ def test_what_holds_no_shaders_is_compiled_as_it_came(tmp_path: Path) -> None:
 @needs
 def test_the_compilers_own_refusal_is_told(tmp_path: Path) -> None:
     (tmp_path / "bad.comp.cpp").write_text(array("one", spirv(1, 4)) + "nonsense\n")
-    command = [sys.executable, str(TOOL), "g++", "-c", "-o", "bad.o", "bad.comp.cpp"]
-    done = run(tmp_path, *command, check=False)
-    assert done.code != 0
-    assert "nonsense" in done.err
+    (tmp_path / "none.comp.cpp").write_text('#include "absent.h"\n' + array("one", spirv(1, 4)))
+    for name, word in (("bad", "nonsense"), ("none", "absent.h")):
+        command = [sys.executable, str(TOOL), "g++", "-MD", "-MF", "bad.d", "-c", "-o", "bad.o"]
+        done = run(tmp_path, *command, f"{name}.comp.cpp", check=False)
+        assert done.code != 0
+        assert word in done.err
+        assert "Traceback" not in done.err
 
 
-@pytest.mark.parametrize("text", [PROGRAM.replace("spv_data,", "code,"), PROGRAM + PROGRAM])
+@pytest.mark.parametrize(
+    "text",
+    [
+        PROGRAM.replace("spv_data,", "code,"),
+        PROGRAM + PROGRAM,
+        PROGRAM.replace("createShaderModule(", ""),
+        PROGRAM + "// createShaderModule(\n",
+    ],
+)
 def test_without_the_one_place_that_takes_a_shader_nothing_is_changed(tmp_path: Path, text: str) -> None:
     source = tmp_path / "ggml-vulkan.cpp"
     source.write_text(text)
@@ -154,3 +165,6 @@ def test_without_the_one_place_that_takes_a_shader_nothing_is_changed(tmp_path: 
     assert done.code == 3
     assert "all stay as they are" in done.err
     assert source.read_text() == text
+    source.unlink()
+    done = run(tmp_path, sys.executable, str(TOOL), "--hook", str(source), check=False)
+    assert (done.code, "all stay as they are" in done.err) == (3, True)

@@ -168,13 +168,13 @@ def test_the_budget_is_the_catalogues(world: World) -> None:
                     "summary": "s",
                     "backends": ["llama-server-rocm"],
                     "gfx": "targets",
-                    "budget_mb": 600,
+                    "budget_mb": 500,
                     "budget_per_extra_gfx_mb": 300,
                 }
             },
         }
     )
-    assert "650 MB of at most 600 MB" in failing(verify(world, catalog=small))["size"]
+    assert "528 MB of at most 500 MB" in failing(verify(world, catalog=small))["size"]
 
 
 def test_without_a_catalogue_the_size_is_no_pass(

@@ -25,7 +25,7 @@ options:
   --model FILE         the model
   --mlock, --no-mlock  lock it in memory
 """
-VARIANTS = ("libggml-cpu-x64.so", "libggml-cpu-haswell.so", "libggml-cpu-zen4.so")
+VARIANTS = ("libggml-cpu-x64.so", "libggml-cpu-haswell.so", "libggml-cpu-cooperlake.so")
 ICD = "/usr/share/vulkan/icd.d/radeon_icd.json"
 BACKENDS = ("llama-server-vulkan", "llama-server-rocm", "llama-cpp-python")
 NOTHING = "Available devices:\n  (none)\n"
@@ -65,7 +65,7 @@ def attributes() -> dict[str, Any]:
         "Cmd": ["serve"],
         "User": "",
     }
-    return {"Id": "sha256:1", "Size": 650_000_000, "Os": "linux", "Architecture": "amd64", "Config": config}
+    return {"Id": "sha256:1", "Size": 528_000_000, "Os": "linux", "Architecture": "amd64", "Config": config}
 
 
 def facts() -> dict[str, Any]:
