@@ -158,3 +158,20 @@ def a_certificate() -> str:
     begin = whole.index("-----BEGIN CERTIFICATE-----")
     end = whole.index("-----END CERTIFICATE-----", begin) + len("-----END CERTIFICATE-----\n")
     return whole[begin:end]
+
+
+def test_shaders_are_stored_compressed_and_variants_that_others_stand_in_for_left_out(
+    client: Any, llama: str
+) -> None:
+    """Both are done to the pinned release; with another one that looks different, neither is."""
+    said = client.containers.run(
+        llama, ["-c", "stat -c '%n %s' /opt/llama/vulkan/lib*.so"], entrypoint="sh", remove=True
+    )
+    sizes = dict(line.rsplit(maxsplit=1) for line in said.decode().splitlines())
+    named = {
+        Path(name).name.removeprefix("lib").removesuffix(".so"): int(size) for name, size in sizes.items()
+    }
+    assert named["ggml-vulkan"] < 12e6, "uncompressed it is 42 MB"
+    variants = {name.removeprefix("ggml-cpu-") for name in named if name.startswith("ggml-cpu-")}
+    assert {"x64", "haswell", "skylakex", "cascadelake", "cooperlake", "sapphirerapids"} < variants
+    assert not variants & {"cannonlake", "icelake", "zen4"}
