@@ -132,7 +132,7 @@ def phases(dockerfile: str, two: str, trees: Sequence[Path], *, trial: bool = Fa
     own = [flag for flag in re.findall(r"-D[\w]+=[\w]+", flags.group(1)) if "RPATH" not in flag]
     alone = wheel.replace("CMAKE_ARGS=-DLLAMA_BUILD=OFF", f"CMAKE_ARGS='{' '.join(own)}'")
     # Of the same tree: with the variants of the CPU's libraries that the others are built with.
-    if fewer := re.search(r"cd \S+/ggml/src.*?; fi && cd /", rocm, re.S):
+    if fewer := re.search(r"ggml=/src.*?; fi\b", rocm, re.S):
         alone = f"{fewer.group()} && {alone}"
     every = f"({vulkan}\n)\nrm -rf /build\n({rocm}\n)\n"
     # Without a web page, of which nothing is compiled: each release has a form of its own for it.
