@@ -233,11 +233,10 @@ def run(command: Sequence[str]) -> int:
     """Run a command with this one's own output; give its exit status."""
     # ccache would come back here for what it does not have; the words of one target say all of its code; and
     # ccache tells what it runs to do without it.
-    own = ("CCACHE_PREFIX", "CCACHE_EXTRAFILES", "CCACHE_DISABLE")
+    own = ("CCACHE_PREFIX", "CCACHE_DISABLE")
     environment = {name: value for name, value in os.environ.items() if name not in own}
     if PARTS in environment:
-        # What it came to by another prefix's doing is not this one's.
-        environment |= dict.fromkeys(("CCACHE_PREFIX", "CCACHE_EXTRAFILES"), environment[PARTS])
+        environment["CCACHE_PREFIX"] = environment[PARTS]
     return subprocess.run(command, env=environment, check=False).returncode
 
 

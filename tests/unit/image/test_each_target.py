@@ -70,7 +70,8 @@ elif "assembler" in words:
 CCACHE = """#!{python}
 import hashlib, os, shutil, subprocess, sys
 from pathlib import Path
-assert not {{"CCACHE_PREFIX", "CCACHE_EXTRAFILES", "CCACHE_DISABLE"}} & set(os.environ)
+assert not {{"CCACHE_PREFIX", "CCACHE_DISABLE"}} & set(os.environ)
+assert os.environ["CCACHE_EXTRAFILES"]
 words = sys.argv[1:]
 out = words[words.index("-o") + 1]
 made = [out, *(words[words.index("-MF") + 1 :][:1] if "-MF" in words else ())]

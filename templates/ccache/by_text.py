@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Compile with clang what was not compiled before: `by_text.py CLANG WORD...`, run by ccache on a miss.
+"""Compile what was not compiled before: `by_text.py COMPILER WORD...`, run by ccache on a miss.
 
 ccache's list of headers says whether one of them is another file, and so is all that includes it, when most
-often it has a macro more, which nothing there uses. So the text that clang has after preprocessing is asked
-for, without the lines that tell where it came from: a fourteenth of what compiling takes. What the same text
-came to with the same words is kept in the folder TEXT_CACHE. TEXT_CACHE_ID names the compiler and all it adds
-that is no text, as libraries of a target are. Where something is put in after preprocessing, the place in the
-file or a macro's value in a pragma, the text does not say all, and is not looked up.
+often it has a macro or a function more, which nothing there uses. So the text that GCC or clang has after
+preprocessing is asked for, a tenth of what compiling takes, and of that what the code can depend on
+(reached.py). What the same came to with the same words is kept in the folder TEXT_CACHE. TEXT_CACHE_ID names
+the compiler and all it adds that is no text, as libraries of a target are. Where something is put in after
+preprocessing, the place in the file or a macro's value in a pragma, the text does not say all, and is not
+looked up.
 
-Without the two variables, and with anything but one result of one text, clang is run as it came.
+Without the two variables, and with anything but one result of one text, the compiler is run as it came.
 """
 
 from __future__ import annotations
@@ -24,15 +25,18 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from reached import reached
+
 RESULTS = frozenset({"-c", "-S", "-emit-llvm"})
-# clang gives these the place in the file, the last one that of a lambda.
-PLACES = re.compile(rb"__builtin_(?:LINE|COLUMN|FILE|source_location)|__PRETTY_FUNCTION__")
+# These are given the place in the file, the last one by clang, that of a lambda.
+PLACES = re.compile(r"__builtin_(?:LINE|COLUMN|FILE|source_location)|__PRETTY_FUNCTION__")
 # Of pragmas, those without a word that could be a macro, which clang leaves as it is till it compiles.
-PRAGMA = re.compile(rb"^[ \t]*#[ \t]*pragma[ \t]+(.*?)[ \t]*$", re.MULTILINE)
+PRAGMA = re.compile(r"^[ \t]*#[ \t]*pragma[ \t]+(.*?)[ \t]*$", re.MULTILINE)
 PLAIN = re.compile(
-    rb"""once
+    r"""once
     |(?:GCC|clang)\ diagnostic\ (?:push|pop|\w+\ "[^"]*")
     |GCC\ visibility\ (?:push\((?:default|hidden)\)|pop)
+    |GCC\ (?:push|pop)_options|GCC\ target\ ?\("[^"]*"\)
     |clang\ force_cuda_host_device\ (?:begin|end)
     |clang\ fp\ contract\((?:on|off|fast)\)
     |(?:GCC\ )?(?:no)?unroll(?:\ *\(?\d+\)?)?""",
@@ -66,17 +70,19 @@ def text_key(words: Sequence[str], compiler: str) -> str | None:
     """
     at = words.index("-o")
     said = [*words[:at], *words[at + 2 :]]
+    # The text says what came of these.
+    told = [word for word in said if not word.startswith(("-D", "-U", "-I"))]
     with tempfile.TemporaryDirectory(prefix="by-text-") as name:
         file = Path(name) / "text"
         asked = [word for word in said if word not in RESULTS]
         # What fails here fails again, and is told then.
-        done = subprocess.run([*asked, "-E", "-P", "-o", str(file)], check=False, stderr=subprocess.DEVNULL)
+        done = subprocess.run([*asked, "-E", "-o", str(file)], check=False, stderr=subprocess.DEVNULL)
         if done.returncode:
             return None
-        text = file.read_bytes()
+        text = reached(file.read_text("latin-1"))
     if PLACES.search(text) or not all(PLAIN.fullmatch(pragma) for pragma in PRAGMA.findall(text)):
         return None
-    return hashlib.sha256("\0".join((compiler, *said, "")).encode() + text).hexdigest()
+    return hashlib.sha256("\0".join((compiler, *told, text)).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def take(kept: Path, made: Path) -> bool:

@@ -1,0 +1,135 @@
+"""Of preprocessed C or C++, what the code that is made of it can depend on.
+
+A header's declaration that nothing names leads to no code: one more function of a library, a value of an
+enumeration, a table. Without those, most files have the text that they had in the release before. Which
+declarations are of that kind is told by declares.py; everything else stays, and all that it names by any word
+in it; so does what a system's header declares.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from declares import SCOPE, WORD, Unit, has_body, unit
+
+MARKER = re.compile(r'^# \d+ ("(?:[^"\\]|\\.)*")([ \d]*)\n', re.MULTILINE)
+SYSTEM = "\x01\n"
+# What ends a declaration or encloses something, and what may hold such a character without meaning it.
+MARK = re.compile(
+    r"""(?P<raw>\b(?:u8|[uUL])?R"([^()\s\\]*)\(.*?\)\2")
+    |"(?:[^"\\\n]|\\.)*"
+    |(?<![\w.])\d[\w'.]*
+    |'(?:[^'\\\n]|\\.)*'
+    |(?P<line>^[ \t]*\#[^\n]*\n|\x01\n)
+    |[{}()\[\];]""",
+    re.VERBOSE | re.MULTILINE | re.DOTALL,
+)
+# The language itself asks for these.
+MEANT = frozenset({"begin", "end", "get", "tuple_size", "tuple_element"})
+
+
+def reached(text: str) -> str:
+    """Give what is left of a text without the declarations that nothing names, and where it came from.
+
+    Args:
+        text: as `-E` gives it, with the lines that tell which file follows.
+    """
+    own, system = parts(text)
+    units = [unit(piece) for piece in pieces(own)]
+    alive = live(units, {word for part in system for word in WORD.findall(part)})
+    dead = {name for one in units for name in one.names or ()} - alive
+    kept = outermost(one for one in units if stays(one, alive, dead))
+    return "".join((*(shown(one, alive) for one in kept), "\0", *system))
+
+
+def parts(text: str) -> tuple[str, list[str]]:
+    """Give the project's own text, with a mark where a system's header stood, and those."""
+    # What a system's macro came to in a file of the project is marked as the system's too, not as entered.
+    files = {marker[1] for marker in MARKER.finditer(text) if {"1", "3"} <= set(marker[2].split())}
+    own: list[str] = []
+    system: list[str] = []
+    at, is_system = 0, False
+    for marker in (*MARKER.finditer(text), None):
+        piece = text[at : marker.start() if marker else len(text)]
+        if piece.strip():
+            own.append(SYSTEM if is_system else piece)
+            if is_system:
+                system.append(piece)
+        if marker:
+            at, is_system = marker.end(), marker[1] in files
+    return "".join(own), system
+
+
+def pieces(text: str) -> Iterator[str]:
+    """Give what a text has at its outermost level, and within a namespace's or a language's braces."""
+    start, depth = 0, 0
+    is_function = False
+    for mark in MARK.finditer(text):
+        one, end = mark[0], mark.end()
+        if mark["line"] and depth == 0:
+            yield text[start : mark.start()]
+        elif one == "{" and depth == 0 and SCOPE.fullmatch(text, start, mark.start()):
+            pass
+        elif one in {"(", "[", "{"}:
+            if one == "{" and depth == 0:
+                is_function = has_body(text[start : mark.start()])
+            depth += 1
+            continue
+        elif one in {")", "]", "}"} and depth:
+            depth -= 1
+            if one != "}" or depth or not is_function:
+                continue
+        elif depth or one not in {"}", ";"}:
+            continue
+        yield text[mark.start() if mark["line"] else start : end]
+        start = end
+    yield text[start:]
+
+
+def live(units: Iterable[Unit], named: Iterable[str]) -> set[str]:
+    """Give all words that can be reached from what stays."""
+    declaring: dict[str, list[Unit]] = {}
+    waiting: set[str] = {*MEANT, *named}
+    for one in units:
+        if one.names is None and not one.is_assertion:
+            waiting |= one.words
+        for name in one.names or ():
+            declaring.setdefault(name, []).append(one)
+    alive: set[str] = set()
+    while waiting:
+        word = waiting.pop()
+        alive.add(word)
+        for one in declaring.get(word, ()):
+            waiting |= one.words - alive
+    return alive
+
+
+def stays(one: Unit, alive: set[str], dead: set[str]) -> bool:
+    """Say whether a unit is of use; what asserts something about a thing is as long as the thing is."""
+    if one.is_assertion:
+        return one.words.isdisjoint(dead)
+    return one.names is None or not one.names.isdisjoint(alive)
+
+
+def outermost(units: Iterable[Unit]) -> Iterator[Unit]:
+    """Leave out empty braces, and where a system's header stood in none: what follows it is the same."""
+    waiting: list[Unit] = []
+    depth = 0
+    for one in units:
+        if one.names is None and one.text.endswith("{") and SCOPE.fullmatch(one.text[:-1]):
+            waiting.append(one)
+        elif waiting and one.text.strip() == "}":
+            waiting.pop()
+        elif one.text.strip() and (one.text != SYSTEM or depth or waiting):
+            yield from waiting
+            yield one
+            depth += len(waiting) - (one.text.strip() == "}")
+            waiting = []
+
+
+def shown(one: Unit, alive: set[str]) -> str:
+    """Give a unit's text, without what is about it on the page; of an enumeration's values the named ones."""
+    if one.head:
+        return f"{one.head} {[pair for pair in one.values if pair[0] in alive]}\n"
+    return one.text if 'R"' in one.text else re.sub(r"[ \t]*\n\s*", "\n", one.text)
