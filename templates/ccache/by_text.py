@@ -23,13 +23,23 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from reached import reached
 
 RESULTS = frozenset({"-c", "-S", "-emit-llvm"})
-# These are given the place in the file, the last one by clang, that of a lambda.
-PLACES = re.compile(r"__builtin_(?:LINE|COLUMN|FILE|source_location)|__PRETTY_FUNCTION__")
+SOURCES = (".c", ".cpp", ".cc", ".cxx", ".cu", ".hip")
+# Words that ask for more than one file, or for what is no text, or have code made that nothing names.
+OTHERWISE = re.compile(
+    r"""@|-$|-g(?!0)|-save-temps|--coverage|-f(?:profile|sanitize|plugin|keep|gnu89|instrument|lto|short-enums)
+    |-m(?:arch|tune|cpu)=native|-specs|-Wp,|-Wa,|-include|-imacros""",
+    re.VERBOSE,
+)
+# These are given the place in the file, the last one by clang, that of a lambda; or another file's content.
+PLACES = re.compile(
+    r"__builtin_(?:LINE|COLUMN|FILE|source_location)|__PRETTY_FUNCTION__|\.(?:incbin|include)\b"
+)
 # Of pragmas, those without a word that could be a macro, which clang leaves as it is till it compiles.
 PRAGMA = re.compile(r"^[ \t]*#[ \t]*pragma[ \t]+(.*?)[ \t]*$", re.MULTILINE)
 PLAIN = re.compile(
@@ -48,19 +58,32 @@ QUICK = 1
 def main(words: Sequence[str]) -> int:
     """Compile, or take what was compiled; give the exit status."""
     folder, compiler = os.environ.get("TEXT_CACHE"), os.environ.get("TEXT_CACHE_ID")
-    if not folder or not compiler or RESULTS.isdisjoint(words) or words.count("-o") != 1:
+    key = text_key(words, compiler) if folder and compiler and is_plain(words) else None
+    if not folder or key is None:
         os.execvp(words[0], list(words))
-    made = Path(words[words.index("-o") + 1])
-    key = text_key(words, compiler)
-    if key is None:
-        os.execvp(words[0], list(words))
-    kept = Path(folder) / key[:2] / key
+    made, kept = Path(result(words)), Path(folder) / key[:2] / key
     if take(kept, made):
         return 0
     status = subprocess.run(words, check=False).returncode
     if status == 0:
         keep(made, kept)
     return status
+
+
+def is_plain(words: Sequence[str]) -> bool:
+    """Say whether one file is asked for, of one source, and of nothing but its text."""
+    sources = [word for word in words[1:] if word.endswith(SOURCES) and not word.startswith("-")]
+    asks_otherwise = any(OTHERWISE.match(word) for word in words[1:])
+    language = dict(pairwise(words)).get("-x", "hip")
+    if RESULTS.isdisjoint(words) or len(sources) != 1 or asks_otherwise or language != "hip":
+        return False
+    made = Path(result(words))
+    return words.count("-o") == 1 and bool(made.name) and (made.is_file() or not made.exists())
+
+
+def result(words: Sequence[str]) -> str:
+    """Give the file that is asked for."""
+    return dict(pairwise(words)).get("-o", "")
 
 
 def text_key(words: Sequence[str], compiler: str) -> str | None:
@@ -70,19 +93,29 @@ def text_key(words: Sequence[str], compiler: str) -> str | None:
     """
     at = words.index("-o")
     said = [*words[:at], *words[at + 2 :]]
-    # The text says what came of these.
-    told = [word for word in said if not word.startswith(("-D", "-U", "-I"))]
     with tempfile.TemporaryDirectory(prefix="by-text-") as name:
         file = Path(name) / "text"
         asked = [word for word in said if word not in RESULTS]
         # What fails here fails again, and is told then.
         done = subprocess.run([*asked, "-E", "-o", str(file)], check=False, stderr=subprocess.DEVNULL)
-        if done.returncode:
+        if done.returncode or not file.is_file():
             return None
-        text = reached(file.read_text("latin-1"))
-    if PLACES.search(text) or not all(PLAIN.fullmatch(pragma) for pragma in PRAGMA.findall(text)):
+        text = left(file.read_text("latin-1"), is_cpp=not any(word.endswith(".c") for word in said))
+    if text is None or PLACES.search(text):
         return None
+    if not all(PLAIN.fullmatch(pragma) for pragma in PRAGMA.findall(text)):
+        return None
+    # The text says what came of these.
+    told = [word for word in said if not word.startswith(("-D", "-U", "-I"))]
     return hashlib.sha256("\0".join((compiler, *told, text)).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def left(text: str, *, is_cpp: bool) -> str | None:
+    """Give what the code can depend on; where that is not understood, the text is compiled."""
+    try:
+        return reached(text, is_cpp=is_cpp)
+    except (ValueError, IndexError, KeyError, StopIteration, RecursionError):
+        return None
 
 
 def take(kept: Path, made: Path) -> bool:
@@ -98,6 +131,8 @@ def take(kept: Path, made: Path) -> bool:
 def keep(made: Path, kept: Path) -> None:
     """Keep a result, if that is possible, and in full: another build may look at the same moment."""
     with contextlib.suppress(OSError):
+        if not made.stat().st_size:
+            return
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=kept.parent, prefix="new.", delete=False) as new:
             new.write(zlib.compress(made.read_bytes(), QUICK))

@@ -10,9 +10,14 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-WORD = re.compile(r"[A-Za-z_$]\w*")
-SCOPE = re.compile(r'\s*(?:(?:inline\s+)?namespace\b[\w\s:]*|extern\s*"C(?:\+\+)?"\s*)')
-ATTRIBUTE = re.compile(r"__attribute__\s*\(\((.*?)\)\)(?=\s*[^)\s])|\[\[([\w:, ]*)\]\]", re.DOTALL)
+# Texts are bytes as Latin-1: no letter but those of ASCII is one.
+ASCII, LONG = re.ASCII, re.ASCII | re.VERBOSE
+SYSTEM = "\x01\n"
+WORD = re.compile(r"[A-Za-z_$]\w*", ASCII)
+QUOTED = r'"(?:[^"\\\n]|\\.)*"|\'(?:[^\'\\\n]|\\.)\''
+SCOPE = re.compile(r'\s*(?:(?:inline\s+)?namespace\b[\w\s:]*|extern\s*"C(?:\+\+)?"\s*)', ASCII)
+ATTRIBUTE = re.compile(r"__attribute__\s*\(|\[\[", ASCII)
+PAIRS = {pair: re.compile(f"{QUOTED}|[{re.escape(pair)}]") for pair in ("{}", "()", "[]")}
 
 
 def words(text: str) -> frozenset[str]:
@@ -23,133 +28,171 @@ def words(text: str) -> frozenset[str]:
 # Attributes that lead to nothing by themselves. A `global` is a kernel: compiled, unless it is a template.
 HARMLESS = words(
     """visibility default __visibility__ noinline always_inline host device unused maybe_unused deprecated
-    nodiscard warn_unused_result noreturn format const pure nothrow aligned packed malloc hot cold"""
+    nodiscard warn_unused_result noreturn format const pure nothrow aligned packed malloc hot cold
+    fallthrough"""
 )
 OF_KERNELS = HARMLESS | words("global amdgpu_flat_work_group_size amdgpu_waves_per_eu launch_bounds")
+HARMLESS_LINE = re.compile(
+    r"[ \t]*#[ \t]*pragma[ \t]+(?:(?:GCC[ \t]+)?(?:no)?unroll|(?:GCC|clang)[ \t]+diagnostic)\b"
+)
+LINE = re.compile(r"^[ \t]*#.*$", re.MULTILINE)
 # Words of what may lead to code, or be meant, where nobody names it.
 UNPLAIN = words(
     """asm __asm__ __asm operator friend concept requires export import module thread_local _Thread_local
     __thread alignas"""
 )
 NUMBERS = words(
-    """static const constexpr inline unsigned signed char short int long float double bool size_t int8_t
-    int16_t int32_t int64_t uint8_t uint16_t uint32_t uint64_t"""
+    """static const constexpr unsigned signed char short int long float double bool size_t int8_t int16_t
+    int32_t int64_t uint8_t uint16_t uint32_t uint64_t"""
 )
-BUILT_IN = NUMBERS - words("static inline") | words("void _Bool")
-INLINE = words("static inline __inline __inline__ constexpr")
-ASSERTION = re.compile(r"\s*(?:static_assert|_Static_assert)\b[^{}]*;\s*\Z")
-TEMPLATE = re.compile(r"\s*template\s*<\s*(?=[^>\s])")
+INLINE = words("inline __inline __inline__ constexpr")
+SPECIFIERS = INLINE | words(
+    "static const volatile struct class union enum template typename virtual explicit"
+)
+ASSERTION = re.compile(r"\s*(?:static_assert|_Static_assert)\b[^{}]*;\s*\Z", ASCII)
+TEMPLATE = re.compile(r"\s*template\s*<\s*(?=[^>\s])", ASCII)
 TYPE = re.compile(
-    r"(?:typedef\s+)?(?:struct|class|union)\b\s*(\w*)\s*(?:final\s*)?(?::[^:;{}()][^;{}()]*)?\{"
+    r"(?:typedef\s+)?(?:struct|class|union)\b\s*(\w*)\s*(?:final\s*)?(?::[^:;{}()][^;{}()]*)?\{", ASCII
 )
-TYPE_END = re.compile(r"\}\s*(\w*)\s*;\Z")
+TYPE_END = re.compile(r"\s*(\w*)\s*;", ASCII)
 # In C these are declared outside too.
-INNER = re.compile(r"\b(?:struct|class|union)\s+(\w+)\s*[:{]|\benum\b([^{};()]*\{[^{}]*\})")
-FORWARD = re.compile(r"(?:struct|class|union)\s+(\w+)\s*;\Z")
+INNER = re.compile(r"\b(?:struct|class|union)\s+(\w+)\s*[:{]|\benum\b([^{};()]*\{[^{}]*\})", ASCII)
+FORWARD = re.compile(r"(?:struct|class|union)\s+(\w+)\s*;", ASCII)
 ALIAS = re.compile(
-    r"""using\s+(\w+)\s*=[^{};]*;\Z
-    |typedef\s+[^(){}\[\],;]*?\b(\w+)\s*;\Z
-    |typedef\s+[^(){}\[\],;]*\(\s*\*\s*(\w+)\s*\)\s*\([^()]*\)\s*;\Z""",
-    re.VERBOSE,
+    r"""using\s+(\w+)\s*=[^{};]*;
+    |typedef\s+[^(){}\[\],;]*?\b(\w+)\s*;
+    |typedef\s+[^(){}\[\],;]*\(\s*\*\s*(\w+)\s*\)\s*\([^()]*\)\s*;""",
+    LONG,
 )
 ENUM = re.compile(
     r"""(?P<typedef>typedef\s+)?enum\s+(?P<scoped>(?:class|struct)\s+)?(?P<tag>\w*)\s*
-    (?::\s*(?P<base>[\w\s:]+?)\s*)?\{(?P<values>[^{}]*)\}\s*(?P<name>\w*)\s*;\Z""",
-    re.VERBOSE,
+    (?::\s*(?P<base>[\w\s:]+?)\s*)?\{(?P<values>[^{}]*)\}\s*(?P<name>\w*)\s*;""",
+    LONG,
 )
 # Parentheses and what is in them are one mark here.
 FUNCTION = re.compile(
     r"""(?P<before>[\w\s*&:<>,]*?[\s*&>])(?P<name>\w+)\s*\x02\s*
-    (?:const\b|noexcept\b|->[\w\s:<>*&,]+)?\s*[;{]\Z""",
-    re.VERBOSE,
+    (?:const\b|noexcept\b|->[\w\s:<>*&,]+)?\s*[;{]""",
+    LONG,
 )
-EXTERN = re.compile(r"extern\s+[\w\s*]*?\b(\w+)\s*(?:\[[^\[\]]*\]\s*)*;\Z")
-TABLE = re.compile(r"(?P<before>(?:\w+\s+)+)(?P<name>\w+)\s*(?:\[[^\[\]]*\]\s*)*=(?P<value>[^()\"]*);\Z")
-INTEGER = re.compile(r"(-?)\s*(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9]\d*)[uUlL]*")
-SHIFT = re.compile(r"\(?\s*(\d+)[uUlL]*\s*<<\s*(\d+)\s*\)?")
+EXTERN = re.compile(r"extern\s+[\w\s*]*?\b(\w+)\s*(?:\[[^\[\]{}]*\]\s*)*;", ASCII)
+# Numbers alone, with nothing that changes one.
+TABLE = re.compile(
+    r"""(?P<before>(?:\w+\s+)+)(?P<name>\w+)\s*(?:\[[^\[\]{}]*\]\s*)*=
+    (?P<value>(?:[\s{},*/|&~<>]|[+-](?![+-])|\.?\d(?:[eEpP][+-]|[\w.])*)*);""",
+    LONG,
+)
+# How no value can begin, so that what is in parentheses are parameters.
+PARAMETER = re.compile(
+    r"""\s*(?:const|volatile|struct|class|union|enum|\.\.\.
+    |(?:void|_Bool|bool|unsigned|signed|char|short|int|long|float|double|size_t|u?int(?:8|16|32|64)_t)(?=\s+\w|\s*[*&]|\s*\Z))
+    (?!\w)""",
+    LONG,
+)
+# A variable: what follows its name is no parenthesis.
+INLINE_MEMBER = re.compile(
+    r"\b(?:static\b[\w\s]*?\b(?:__)?inline|(?:__)?inline(?:__)?\b[\w\s]*?\bstatic)\b[^;={(]*[;={]", ASCII
+)
+INTEGER = re.compile(r"(-?)\s*(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9]\d*)", ASCII)
+SHIFT = re.compile(r"\(?\s*([1-9]\d?)\s*<<\s*(0|[1-9]\d?)\s*\)?", ASCII)
+WIDTHS = (7, 8, 15, 16, 31)
 
 
 class Unit(NamedTuple):
     """A piece of text at the outermost level.
 
     `names` are what it declares, None if it stays in any case; `words` are all of its; of an enumeration,
-    `head` says what it is, and `values` are the numbers.
+    `head` says what it is, and `values` are the numbers. A template `is_source` of variables that are made
+    where code names it, even code that is left out.
     """
 
     text: str
     names: frozenset[str] | None
     words: frozenset[str]
     is_assertion: bool = False
+    is_source: bool = False
     head: str = ""
     values: tuple[tuple[str, int], ...] = ()
 
 
-def unit(text: str) -> Unit:
+def unit(text: str, *, is_cpp: bool) -> Unit:
     """Tell what a piece declares."""
     if ASSERTION.match(text):
         return Unit(text, None, words(text), is_assertion=True)
     is_template = bool(TEMPLATE.match(text))
-    attributes = (words(blank(found[1] or found[2])) for found in ATTRIBUTE.finditer(text))
-    if not frozenset().union(*attributes) <= (OF_KERNELS if is_template else HARMLESS):
-        return Unit(text, None, words(text))
-    plain = after_template(ATTRIBUTE.sub(" ", text).strip())
-    if not is_template and (enum := ENUM.match(plain)) and (found := enumeration(text, enum)):
-        return found
-    names = filter(None, declared_type(plain) or declared(plain, is_template=is_template))
-    return Unit(text, frozenset(names) or None, words(text))
+    plain, attributes = without_attributes(text)
+    plain = after_template(plain)
+    rooted = Unit(text, None, words(text), is_source=is_template and makes_objects(plain))
+    if (
+        not attributes <= (OF_KERNELS if is_template else HARMLESS)
+        or rooted.is_source
+        or SYSTEM in text
+        or not all(HARMLESS_LINE.match(line) for line in LINE.findall(text))
+    ):
+        return rooted
+    # How wide an enumeration is may be said by an attribute.
+    if not is_template and plain == text.strip() and (enum := ENUM.fullmatch(plain)):
+        return enumeration(text, enum) or rooted
+    names = declared_type(plain) or declared(plain, is_template=is_template, is_cpp=is_cpp)
+    return rooted._replace(names=frozenset(filter(None, names)) or None)
+
+
+def makes_objects(text: str) -> bool:
+    """Say whether a template or a type has variables that even code which is left out may have made."""
+    if re.match(r"(?:typedef\s+)?(?:struct|class|union)\b", text):
+        return any("constexpr" not in member[0] for member in INLINE_MEMBER.finditer(text))
+    head = re.split(r"[={]", text, maxsplit=1)[0]
+    is_constant = not words(head).isdisjoint(words("constexpr using concept"))
+    return text.endswith(";") and not is_constant and "\x02" not in blank(head)
 
 
 def declared_type(text: str) -> tuple[str, ...]:
     """Give the names that a type, or another name for one, declares."""
     for form in (FORWARD, ALIAS):
-        if found := form.match(text):
+        if found := form.fullmatch(text):
             return tuple(name or "" for name in found.groups())
-    found, end = TYPE.match(text), TYPE_END.search(text)
-    # A static inline member may be computed, and what follows a type that is no typedef is a variable.
-    if not found or not end or words("static inline") <= words(text):
+    found = TYPE.match(text)
+    end = TYPE_END.fullmatch(text, closing(text, found.end())) if found else None
+    # A static inline member may be computed, a friend is declared outside, and what follows a type that is no
+    # typedef is a variable.
+    if not found or not end or "friend" in words(text) or makes_objects(text):
         return ()
     if not (end[1] if text.startswith("typedef") else found[1] and not end[1]):
         return ()
     return (found[1], end[1], *(name for one in INNER.finditer(text) for name in words(one[1] or one[2])))
 
 
-def declared(text: str, *, is_template: bool) -> tuple[str, ...]:
+def declared(text: str, *, is_template: bool, is_cpp: bool) -> tuple[str, ...]:
     """Give the name that a function or a variable declares, if it leads to no code by itself."""
     head, brace, _ = text.partition("{")
     if not UNPLAIN.isdisjoint(words(head)):
         return ()
-    if found := FUNCTION.match(blank(head + brace)):
+    if found := FUNCTION.fullmatch(blank(head + brace)):
         before = words(found["before"])
         if brace:
-            leads_to_none = (is_template or not before.isdisjoint(INLINE)) and "extern" not in before
+            # In C another declaration may have an inline function compiled.
+            is_own = "static" in before or (is_cpp and (is_template or not before.isdisjoint(INLINE)))
+            leads_to_none = is_own and "extern" not in before and text.endswith("}")
         else:
-            leads_to_none = "static" not in before and has_parameters(head)
-        # `template` without parameters is what has one compiled.
-        if before and "template" not in before and text.endswith("}") == bool(brace) and leads_to_none:
-            return (found["name"],)
-    elif found := EXTERN.match(text):
+            leads_to_none = "static" not in before and (not is_cpp or is_prototype(before, head))
+        # `template` without parameters is what has one compiled; a comma is between two declarations.
+        is_one = "template" not in before and "," not in re.sub(r"<[^<>]*>", "", found["before"])
+        return (found["name"],) if is_one and leads_to_none and before - SPECIFIERS else ()
+    if found := EXTERN.fullmatch(text):
         return (found[1],)
-    elif found := TABLE.match(text):
+    if found := TABLE.fullmatch(text):
         before = words(found["before"])
         is_one = "," not in re.sub(r"\{(?:[^{}]|\{[^{}]*\})*\}", "", found["value"])
-        if is_one and before <= NUMBERS and not before.isdisjoint(words("static constexpr")):
-            return (found["name"],)
+        return (found["name"],) if is_one and "static" in before and before <= NUMBERS else ()
     return ()
 
 
-def has_parameters(text: str) -> bool:
+def is_prototype(before: frozenset[str], text: str) -> bool:
     """Say whether what is in the outermost parentheses can only be parameters, and no values."""
     inside = text[text.index("(") + 1 : text.rindex(")")]
-    flat = re.sub(r"<[^<>]*>", " ", blank(inside.replace("[", "(").replace("]", ")")))
-    return all(is_parameter(one.partition("=")[0].strip()) for one in flat.split(","))
-
-
-def is_parameter(text: str) -> bool:
-    """Say whether this is one: a type of the language's own, a pointer, or a type and a name."""
-    found = WORD.findall(text)
-    return (
-        text in {"", "..."} or not BUILT_IN.isdisjoint(found) or len(found) > 1 or text.endswith(("*", "&"))
-    )
+    parameters = blank(inside.replace("[", "(").replace("]", ")")).split(",")
+    returns_nothing = before - SPECIFIERS == {"void"} and "*" not in text[: text.index("(")]
+    return returns_nothing or not inside.strip() or any(PARAMETER.match(one) for one in parameters)
 
 
 def enumeration(text: str, found: re.Match[str]) -> Unit | None:
@@ -161,12 +204,13 @@ def enumeration(text: str, found: re.Match[str]) -> Unit | None:
     for one in filter(str.strip, found["values"].split(",")):
         key, equals, said = (part.strip() for part in one.partition("="))
         number = value(said, values) if equals else following
-        if number is None or not WORD.fullmatch(key):
+        if number is None or abs(number) >= 1 << WIDTHS[-1] or not WORD.fullmatch(key):
             return None
         values[key] = number
         following = number + 1
-    # How the numbers are stored follows from these two.
-    kind = (min(values.values(), default=0) < 0, max(map(abs, values.values()), default=0) >= 1 << 31)
+    # How the numbers are stored follows from these.
+    width = next(one for one in WIDTHS if all(abs(number) < 1 << one for number in values.values()))
+    kind = (min(values.values(), default=0) < 0, width)
     head = f"enum {found['scoped'] or ''}{found['tag']} {found['base'] or ''} {found['name']} {kind}"
     names = frozenset(filter(None, (found["tag"], found["name"], *values)))
     return Unit(text, names or None, words(found["base"] or ""), head=head, values=tuple(values.items()))
@@ -184,12 +228,12 @@ def value(said: str, known: dict[str, int]) -> int | None:
 
 def has_body(head: str) -> bool:
     """Say whether the brace after this opens a function, which ends with it."""
-    plain = blank(after_template(ATTRIBUTE.sub(" ", head).strip()))
-    return "\x02" in plain and "=" not in plain
+    plain = blank(after_template(without_attributes(head)[0]))
+    return "\x02" in plain and "=" not in re.sub(r"\boperator\s*[^\s\w]+", "", plain)
 
 
 def blank(text: str) -> str:
-    """Put a mark for each pair of outermost parentheses and what is in them."""
+    """Put a mark for each pair of outermost parentheses and what is in them; nothing where one is missing."""
     found: list[str] = []
     depth, start = 0, 0
     for mark in re.finditer(r"[()]", text):
@@ -197,16 +241,47 @@ def blank(text: str) -> str:
             found += [text[start : mark.start()], "\x02"]
         depth += 1 if mark[0] == "(" else -1
         start = mark.end()
+        if depth < 0:
+            break
     return "".join(found) + text[start:] if depth == 0 else ""
+
+
+def without_attributes(text: str) -> tuple[str, frozenset[str]]:
+    """Give a text without attributes, and their names."""
+    kept: list[str] = []
+    names: set[str] = set()
+    at = 0
+    for found in ATTRIBUTE.finditer(text):
+        if found.start() < at:
+            continue
+        is_new = found[0] == "[["
+        end = closing(text, found.end(), "[]" if is_new else "()")
+        names |= words(blank(text[found.end() : end - 1].strip()[not is_new : None if is_new else -1]))
+        kept.append(text[at : found.start()])
+        at = end + is_new
+    return " ".join((*kept, text[at:])).strip(), frozenset(names)
+
+
+def closing(text: str, at: int, pair: str = "{}") -> int:
+    """Give where what is open at a place of a text has ended, or the text's end."""
+    depth = 1
+    for mark in PAIRS[pair].finditer(text, at):
+        depth += (mark[0] == pair[0]) - (mark[0] == pair[1])
+        if depth == 0:
+            return mark.end()
+    return len(text)
 
 
 def after_template(text: str) -> str:
     """Give a template's declaration without its parameters, another one as it is."""
     if not TEMPLATE.match(text):
         return text
-    depth = 0
+    angles, depth = 0, 0
     for mark in re.finditer(r"[<>()]", text):
-        depth += 1 if mark[0] in "<(" else -1
-        if depth == 0:
-            return text[mark.end() :].lstrip()
+        if mark[0] in "()":
+            depth += 1 if mark[0] == "(" else -1
+        elif depth == 0:
+            angles += 1 if mark[0] == "<" else -1
+            if angles == 0:
+                return text[mark.end() :].lstrip()
     return ""

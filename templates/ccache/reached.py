@@ -11,36 +11,47 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from declares import SCOPE, WORD, Unit, has_body, unit
+from declares import SCOPE, SYSTEM, WORD, Unit, has_body, unit
 
 MARKER = re.compile(r'^# \d+ ("(?:[^"\\]|\\.)*")([ \d]*)\n', re.MULTILINE)
-SYSTEM = "\x01\n"
 # What ends a declaration or encloses something, and what may hold such a character without meaning it.
 MARK = re.compile(
-    r"""(?P<raw>\b(?:u8|[uUL])?R"([^()\s\\]*)\(.*?\)\2")
+    r"""(?P<raw>\b(?:u8|[uUL])?R"([^()\s\\]{0,16})\(.*?\)\2")
     |"(?:[^"\\\n]|\\.)*"
-    |(?<![\w.])\d[\w'.]*
+    |(?<![\w.])\.?\d[\w'.]*
     |'(?:[^'\\\n]|\\.)*'
     |(?P<line>^[ \t]*\#[^\n]*\n|\x01\n)
     |[{}()\[\];]""",
-    re.VERBOSE | re.MULTILINE | re.DOTALL,
+    re.ASCII | re.VERBOSE | re.MULTILINE | re.DOTALL,
 )
+RAW = re.compile(r'\b(?:u8|[uUL])?R"([^()\s\\]{0,16})\(', re.ASCII)
 # The language itself asks for these.
-MEANT = frozenset({"begin", "end", "get", "tuple_size", "tuple_element"})
+MEANT = frozenset(
+    {"begin", "end", "get", "tuple_size", "tuple_element", "initializer_list", "coroutine_traits"}
+)
 
 
-def reached(text: str) -> str:
+def reached(text: str, *, is_cpp: bool) -> str | None:
     """Give what is left of a text without the declarations that nothing names, and where it came from.
 
     Args:
-        text: as `-E` gives it, with the lines that tell which file follows.
+        text: as `-E` gives it, with the lines that tell which file follows, a character for each byte.
+        is_cpp: whether it is C++, in which other things lead to code than in C.
+
+    Returns:
+        None for a text in which a string looks like such a line.
     """
+    if any(MARKER.search(text, raw.end(), text.find(f'){raw[1]}"', raw.end())) for raw in RAW.finditer(text)):
+        return None
     own, system = parts(text)
-    units = [unit(piece) for piece in pieces(own)]
+    units = [unit(piece, is_cpp=is_cpp) for piece in pieces(own)]
+    if any(one.is_source for one in units):
+        return "\n".join((own, "", *system))
     alive = live(units, {word for part in system for word in WORD.findall(part)})
     dead = {name for one in units for name in one.names or ()} - alive
-    kept = outermost(one for one in units if stays(one, alive, dead))
-    return "".join((*(shown(one, alive) for one in kept), "\0", *system))
+    kept = full(one for one in units if stays(one, alive, dead))
+    # A line of its own for each: some tell the compiler something, and are looked for as lines.
+    return "\n".join((*(shown(one, alive) for one in kept), "", *system))
 
 
 def parts(text: str) -> tuple[str, list[str]]:
@@ -112,20 +123,18 @@ def stays(one: Unit, alive: set[str], dead: set[str]) -> bool:
     return one.names is None or not one.names.isdisjoint(alive)
 
 
-def outermost(units: Iterable[Unit]) -> Iterator[Unit]:
-    """Leave out empty braces, and where a system's header stood in none: what follows it is the same."""
-    waiting: list[Unit] = []
-    depth = 0
+def full(units: Iterable[Unit]) -> Iterator[Unit]:
+    """Leave out blanks, and braces with nothing in them."""
+    opened: list[Unit] = []
     for one in units:
         if one.names is None and one.text.endswith("{") and SCOPE.fullmatch(one.text[:-1]):
-            waiting.append(one)
-        elif waiting and one.text.strip() == "}":
-            waiting.pop()
-        elif one.text.strip() and (one.text != SYSTEM or depth or waiting):
-            yield from waiting
+            opened.append(one)
+        elif opened and one.text.strip() == "}":
+            opened.pop()
+        elif one.text.strip(" \t\n"):
+            yield from opened
             yield one
-            depth += len(waiting) - (one.text.strip() == "}")
-            waiting = []
+            opened = []
 
 
 def shown(one: Unit, alive: set[str]) -> str:

@@ -95,7 +95,7 @@ UNNAMED = [
 ]
 UNNAMED_CPP = [
     "template <typename T, typename U = T> T larger(T a, U b) { return a > b ? a : b; }",
-    "namespace more { inline int thrice(int size) { return size * 3; } constexpr int COUNT = 3; }",
+    "namespace more { inline int thrice(int size) { return size * 3; } static constexpr int COUNT = 3; }",
     "class base { public: virtual int size() { return 1; } virtual ~base() = default; };",
     "template <class T> struct box { T held; };\nusing int_box = box<int>;",
 ]
