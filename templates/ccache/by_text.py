@@ -100,7 +100,7 @@ def text_key(words: Sequence[str], compiler: str) -> str | None:
         done = subprocess.run([*asked, "-E", "-o", str(file)], check=False, stderr=subprocess.DEVNULL)
         if done.returncode or not file.is_file():
             return None
-        text = left(file.read_text("latin-1"), is_cpp=not any(word.endswith(".c") for word in said))
+        text = left(file.read_bytes().decode("latin-1"), is_cpp=not any(word.endswith(".c") for word in said))
     if text is None or PLACES.search(text):
         return None
     if not all(PLAIN.fullmatch(pragma) for pragma in PRAGMA.findall(text)):
