@@ -150,3 +150,44 @@ def test_without_a_compilers_name_and_for_other_questions_it_is_run_as_it_came(b
     assert bed.compile(compiler="")[1] == 1
     assert bed.run("--version").out.startswith("g++")
     assert "return 1" in bed.run("-E", "one.cpp").out
+
+
+@pytest.mark.parametrize("word", ["-fkeep-inline-functions", "-fsanitize=undefined", "-g", "-march=native"])
+def test_words_by_which_code_depends_on_more_than_text_are_not_looked_up(bed: Bed, word: str) -> None:
+    bed.write("#define ONE 1\n")
+    assert [bed.compile(word)[1] for _ in range(2)] == [1, 1]
+
+
+def test_only_files_are_taken_and_only_of_one_text(bed: Bed) -> None:
+    """Nothing is kept of what went nowhere, and no file that has its own text read by something else."""
+    bed.write("#define ONE 1\n")
+    (bed.folder / "words").write_text("-O2")
+    (bed.folder / "one.ii").write_text("int one() { return 1; }\n")
+    for words in (
+        ("-c", "-o", "/dev/null", "one.cpp"),
+        ("-c", "-o", "one.o", "@words", "one.cpp"),
+        ("-c", "-o", "one.o", "one.ii"),
+    ):
+        assert bed.run(*words).code == 0
+    assert not [one for one in (bed.folder / "kept").rglob("*") if one.is_file()]
+    assert bed.compile()[1] > 0
+
+
+def test_a_file_that_is_put_into_the_code_is_not_looked_up(bed: Bed) -> None:
+    source = '__asm__(".section .rodata\\n.incbin \\"one.bin\\"\\n.text");\nint one() { return 1; }\n'
+    made = []
+    for content in (b"first", b"other"):
+        (bed.folder / "one.bin").write_bytes(content)
+        bed.write("", source)
+        made.append(bed.compile()[0])
+    assert made[0] != made[1]
+
+
+def test_odd_text_is_compiled_as_it_is(bed: Bed) -> None:
+    for odd in (
+        "enum { A = 1 << 2000 };",
+        "int f(int a[(1 << 2)], ...);",
+        "enum { B = 077777777777777777777 };",
+    ):
+        bed.write(f"#define ONE 1\n{odd}\n")
+        assert bed.compile("-w", "-fpermissive")[1] == 1
