@@ -3,11 +3,12 @@
 
 ccache's list of headers says whether one of them is another file, and so is all that includes it, when most
 often it has a macro or a function more, which nothing there uses. So the text that GCC or clang has after
-preprocessing is asked for, a tenth of what compiling takes, and of that what the code can depend on
-(reached.py). What the same came to with the same words is kept in the folder TEXT_CACHE. TEXT_CACHE_ID names
-the compiler and all it adds that is no text, as libraries of a target are. Where something is put in after
-preprocessing, the place in the file or a macro's value in a pragma, the text does not say all, and is not
-looked up.
+preprocessing is asked for, a tenth of what compiling takes, and if that is another one, what of it the code
+can depend on (reached.py). What the same came to with the same words is kept in the folder TEXT_CACHE.
+TEXT_CACHE_ID names the compiler and all it adds that is no text, as libraries of a target are. Where
+something is put in after preprocessing, the place in the file or a macro's value in a pragma, the text does
+not say all, and is not looked up. Sources with TEXT_CACHE_WITHOUT in their names are compiled without being
+asked for.
 
 Without the two variables, and with anything but one result of one text, the compiler is run as it came.
 """
@@ -22,11 +23,11 @@ import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from reached import reached
+from reached import MARKER, reached
 
 RESULTS = frozenset({"-c", "-S", "-emit-llvm"})
 SOURCES = (".c", ".cpp", ".cc", ".cxx", ".cu", ".hip")
@@ -52,21 +53,27 @@ PLAIN = re.compile(
     |(?:GCC\ )?(?:no)?unroll(?:\ *\(?\d+\)?)?""",
     re.VERBOSE,
 )
+BLANK = re.compile(r"\n\s*\n")
 QUICK = 1
 
 
 def main(words: Sequence[str]) -> int:
     """Compile, or take what was compiled; give the exit status."""
     folder, compiler = os.environ.get("TEXT_CACHE"), os.environ.get("TEXT_CACHE_ID")
-    key = text_key(words, compiler) if folder and compiler and is_plain(words) else None
-    if not folder or key is None:
+    asked: list[Path] = []
+    if folder and compiler and is_plain(words):
+        made = Path(result(words))
+        for key in keys(words, compiler):
+            asked.append(Path(folder) / key[:2] / key)
+            if take(asked[-1], made):
+                share(asked)
+                return 0
+    if not asked:
         os.execvp(words[0], list(words))
-    made, kept = Path(result(words)), Path(folder) / key[:2] / key
-    if take(kept, made):
-        return 0
     status = subprocess.run(words, check=False).returncode
     if status == 0:
-        keep(made, kept)
+        keep(made, asked[-1])
+        share(asked)
     return status
 
 
@@ -77,6 +84,9 @@ def is_plain(words: Sequence[str]) -> bool:
     language = dict(pairwise(words)).get("-x", "hip")
     if RESULTS.isdisjoint(words) or len(sources) != 1 or asks_otherwise or language != "hip":
         return False
+    without = os.environ.get("TEXT_CACHE_WITHOUT")
+    if without and without in sources[0]:
+        return False
     made = Path(result(words))
     return words.count("-o") == 1 and bool(made.name) and (made.is_file() or not made.exists())
 
@@ -86,10 +96,10 @@ def result(words: Sequence[str]) -> str:
     return dict(pairwise(words)).get("-o", "")
 
 
-def text_key(words: Sequence[str], compiler: str) -> str | None:
-    """Name what is compiled by its text and all words but the result's name; None where that is not enough.
+def keys(words: Sequence[str], compiler: str) -> Iterator[str]:
+    """Name what is compiled by its text and all words but the result's name; then by what of it counts.
 
-    The list of headers that was asked for is written by this.
+    There is none where that is not enough. The list of headers that was asked for is written by this.
     """
     at = words.index("-o")
     said = [*words[:at], *words[at + 2 :]]
@@ -99,15 +109,25 @@ def text_key(words: Sequence[str], compiler: str) -> str | None:
         # What fails here fails again, and is told then.
         done = subprocess.run([*asked, "-E", "-o", str(file)], check=False, stderr=subprocess.DEVNULL)
         if done.returncode or not file.is_file():
-            return None
-        text = left(file.read_bytes().decode("latin-1"), is_cpp=not any(word.endswith(".c") for word in said))
-    if text is None or PLACES.search(text):
-        return None
-    if not all(PLAIN.fullmatch(pragma) for pragma in PRAGMA.findall(text)):
-        return None
+            return
+        text = file.read_bytes().decode("latin-1")
     # The text says what came of these.
     told = [word for word in said if not word.startswith(("-D", "-U", "-I"))]
-    return hashlib.sha256("\0".join((compiler, *told, text)).encode("utf-8", "surrogateescape")).hexdigest()
+    for one in (unplaced(text), left(text, is_cpp=not any(word.endswith(".c") for word in said))):
+        if one is not None and says_all(one):
+            yield hashlib.sha256(
+                "\0".join((compiler, *told, one)).encode("utf-8", "surrogateescape")
+            ).hexdigest()
+
+
+def says_all(text: str) -> bool:
+    """Say whether nothing is put into a text after preprocessing."""
+    return not PLACES.search(text) and all(PLAIN.fullmatch(pragma) for pragma in PRAGMA.findall(text))
+
+
+def unplaced(text: str) -> str | None:
+    """Give a text without where it came from, or None where a string has lines of its own."""
+    return None if 'R"' in text else BLANK.sub("\n", MARKER.sub("", text))
 
 
 def left(text: str, *, is_cpp: bool) -> str | None:
@@ -116,6 +136,15 @@ def left(text: str, *, is_cpp: bool) -> str | None:
         return reached(text, is_cpp=is_cpp)
     except (ValueError, IndexError, KeyError, StopIteration, RecursionError):
         return None
+
+
+def share(paths: Sequence[Path]) -> None:
+    """Have what the last path holds in the others too."""
+    for path in set(paths[:-1]) - {paths[-1]}:
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            path.hardlink_to(paths[-1])
 
 
 def take(kept: Path, made: Path) -> bool:

@@ -129,10 +129,12 @@ def test_an_error_is_the_compilers_and_nothing_is_kept(bed: Bed) -> None:
 
 
 def test_what_is_damaged_is_compiled_again(bed: Bed) -> None:
-    bed.write("#define ONE 1\n")
+    bed.write("#define ONE 1\nint unnamed();\n")
     made, _ = bed.compile()
-    (kept,) = (one for one in (bed.folder / "kept").rglob("*") if one.is_file())
-    kept.write_bytes(kept.read_bytes()[:20])
+    # One for all its text, and the same for what its code can depend on.
+    one, other = (one for one in (bed.folder / "kept").rglob("*") if one.is_file())
+    assert one.samefile(other)
+    one.write_bytes(one.read_bytes()[:20])
     assert bed.compile() == (made, 1)
     assert bed.compile() == (made, 0)
 
@@ -150,6 +152,14 @@ def test_without_a_compilers_name_and_for_other_questions_it_is_run_as_it_came(b
     assert bed.compile(compiler="")[1] == 1
     assert bed.run("--version").out.startswith("g++")
     assert "return 1" in bed.run("-E", "one.cpp").out
+
+
+def test_sources_of_a_name_are_compiled_without_being_asked_for(bed: Bed) -> None:
+    bed.write("#define ONE 1\n")
+    words = ("-c", "-o", "one.o", "one.cpp")
+    for without, kept in (("ne.c", False), ("two", True)):
+        assert bed.run(*words, TEXT_CACHE_WITHOUT=without).code == 0
+        assert any(one.is_file() for one in (bed.folder / "kept").rglob("*")) == kept
 
 
 @pytest.mark.parametrize("word", ["-fkeep-inline-functions", "-fsanitize=undefined", "-g", "-march=native"])
