@@ -7,8 +7,8 @@ preprocessing is asked for, a tenth of what compiling takes, and if that is anot
 can depend on (reached.py). What the same came to with the same words is kept in the folder TEXT_CACHE.
 TEXT_CACHE_ID names the compiler and all it adds that is no text, as libraries of a target are. Where
 something is put in after preprocessing, the place in the file or a macro's value in a pragma, the text does
-not say all, and is not looked up. Sources with TEXT_CACHE_WITHOUT in their names are compiled without being
-asked for.
+not say all, and is not looked up. With TEXT_CACHE_WITHIN only sources are asked for that have it in their
+names.
 
 Without the two variables, and with anything but one result of one text, the compiler is run as it came.
 """
@@ -84,8 +84,7 @@ def is_plain(words: Sequence[str]) -> bool:
     language = dict(pairwise(words)).get("-x", "hip")
     if RESULTS.isdisjoint(words) or len(sources) != 1 or asks_otherwise or language != "hip":
         return False
-    without = os.environ.get("TEXT_CACHE_WITHOUT")
-    if without and without in sources[0]:
+    if os.environ.get("TEXT_CACHE_WITHIN", "") not in sources[0]:
         return False
     made = Path(result(words))
     return words.count("-o") == 1 and bool(made.name) and (made.is_file() or not made.exists())

@@ -154,11 +154,11 @@ def test_without_a_compilers_name_and_for_other_questions_it_is_run_as_it_came(b
     assert "return 1" in bed.run("-E", "one.cpp").out
 
 
-def test_sources_of_a_name_are_compiled_without_being_asked_for(bed: Bed) -> None:
+def test_only_sources_of_a_name_are_asked_for(bed: Bed) -> None:
     bed.write("#define ONE 1\n")
     words = ("-c", "-o", "one.o", "one.cpp")
-    for without, kept in (("ne.c", False), ("two", True)):
-        assert bed.run(*words, TEXT_CACHE_WITHOUT=without).code == 0
+    for within, kept in (("two", False), ("ne.c", True)):
+        assert bed.run(*words, TEXT_CACHE_WITHIN=within).code == 0
         assert any(one.is_file() for one in (bed.folder / "kept").rglob("*")) == kept
 
 
