@@ -24,6 +24,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -112,11 +113,13 @@ def keys(words: Sequence[str], compiler: str) -> Iterator[str]:
         text = file.read_bytes().decode("latin-1")
     # The text says what came of these.
     told = [word for word in said if not word.startswith(("-D", "-U", "-I"))]
-    for one in (unplaced(text), left(text, is_cpp=not any(word.endswith(".c") for word in said))):
+    is_cpp = not any(word.endswith(".c") for word in said)
+    # The second takes longer to find than the first, and is for what the first did not give.
+    for find in (unplaced, partial(left, is_cpp=is_cpp)):
+        one = find(text)
         if one is not None and says_all(one):
-            yield hashlib.sha256(
-                "\0".join((compiler, *told, one)).encode("utf-8", "surrogateescape")
-            ).hexdigest()
+            said_all = "\0".join((compiler, *told, one))
+            yield hashlib.sha256(said_all.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def says_all(text: str) -> bool:

@@ -16,7 +16,7 @@ from declares import SCOPE, SYSTEM, WORD, Unit, has_body, unit
 MARKER = re.compile(r'^# \d+ ("(?:[^"\\]|\\.)*")([ \d]*)\n', re.MULTILINE)
 # What ends a declaration or encloses something, and what may hold such a character without meaning it.
 MARK = re.compile(
-    r"""(?P<raw>\b(?:u8|[uUL])?R"([^()\s\\]{0,16})\(.*?\)\2")
+    r"""(\b(?:u8|[uUL])?R"([^()\s\\]{0,16})\(.*?\)\2")
     |"(?:[^"\\\n]|\\.)*"
     |(?<![\w.])\.?\d[\w'.]*
     |'(?:[^'\\\n]|\\.)*'

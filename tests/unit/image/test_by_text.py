@@ -30,18 +30,18 @@ class Bed:
         (self.folder / "one.h").write_text(header)
         (self.folder / "one.cpp").write_text(f'#include "one.h"\n{source}')
 
-    def run(self, *words: str, compiler: str = "one", **more: str) -> process.Result:
+    def run(self, *words: str, compiler: str = "one", tool: Path = TOOL, **more: str) -> process.Result:
         """Run it as ccache does."""
         kept = {"TEXT_CACHE": str(self.folder / "kept"), "TEXT_CACHE_ID": compiler} if compiler else {}
         env = {"PATH": os.environ["PATH"], **kept, **more}
-        command = [sys.executable, str(TOOL), str(self.folder / "compiler"), *words]
+        command = [sys.executable, str(tool), str(self.folder / "compiler"), *words]
         return process.run(command, cwd=self.folder, env=env, check=False)
 
-    def compile(self, *words: str, compiler: str = "one") -> tuple[bytes, int]:
+    def compile(self, *words: str, compiler: str = "one", tool: Path = TOOL) -> tuple[bytes, int]:
         """Compile; give the object, and how often the compiler was asked for it."""
         (self.folder / "one.o").unlink(missing_ok=True)
         asked = ("-MD", "-MF", "one.d", "-MT", "one.o", *words, "-c", "-o", "one.o", "one.cpp")
-        done = self.run(*asked, compiler=compiler)
+        done = self.run(*asked, compiler=compiler, tool=tool)
         assert done.code == 0, done.err
         return (self.folder / "one.o").read_bytes(), self.calls()
 
@@ -201,3 +201,17 @@ def test_odd_text_is_compiled_as_it_is(bed: Bed) -> None:
     ):
         bed.write(f"#define ONE 1\n{odd}\n")
         assert bed.compile("-w", "-fpermissive")[1] == 1
+
+
+def test_what_counts_of_a_text_is_not_looked_for_where_the_text_itself_is_kept(
+    bed: Bed, tmp_path: Path
+) -> None:
+    bed.write("#define ONE 1\nint unnamed();\n")
+    made, _ = bed.compile()
+    tools = shutil.copytree(TOOL.parent, tmp_path / "tools", ignore=shutil.ignore_patterns("__pycache__"))
+    with (tools / "reached.py").open("a") as file:
+        file.write("\n\ndef reached(*_, **__): raise SystemExit('looked for')\n")
+    assert bed.compile(tool=tools / TOOL.name) == (made, 0)
+    bed.write("#define ONE 1\nint other();\n")
+    done = bed.run("-c", "-o", "one.o", "one.cpp", tool=tools / TOOL.name)
+    assert "looked for" in done.err
