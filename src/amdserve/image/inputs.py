@@ -23,6 +23,7 @@ CONTEXT = (
     "templates/ccache/reached.py",
     "templates/rocm/each_target.py",
     "templates/rocm/fatbin.py",
+    "templates/rocm/precompiled.py",
     "templates/vulkan/glslc.sh",
     "templates/vulkan/pack.py",
     "templates/vulkan/packed.hpp",
