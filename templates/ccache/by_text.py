@@ -24,7 +24,6 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -39,11 +38,13 @@ OTHERWISE = re.compile(
     re.VERBOSE,
 )
 # These are given the place in the file, the last one by clang, that of a lambda; or another file's content.
-PLACES = re.compile(
-    r"__builtin_(?:LINE|COLUMN|FILE|source_location)|__PRETTY_FUNCTION__|\.(?:incbin|include)\b"
+PLACES = (
+    *(f"__builtin_{what}" for what in ("LINE", "COLUMN", "FILE", "source_location")),
+    "__PRETTY_FUNCTION__",
 )
+FILES = re.compile(r"\.(?:incbin|include)\b")
 # Of pragmas, those without a word that could be a macro, which clang leaves as it is till it compiles.
-PRAGMA = re.compile(r"^[ \t]*#[ \t]*pragma[ \t]+(.*?)[ \t]*$", re.MULTILINE)
+PRAGMA = re.compile(r"[ \t]*#[ \t]*pragma[ \t]+(.*?)[ \t]*")
 PLAIN = re.compile(
     r"""once
     |(?:GCC|clang)\ diagnostic\ (?:push|pop|\w+\ "[^"]*")
@@ -115,21 +116,41 @@ def keys(words: Sequence[str], compiler: str) -> Iterator[str]:
     told = [word for word in said if not word.startswith(("-D", "-U", "-I"))]
     is_cpp = not any(word.endswith(".c") for word in said)
     # The second takes longer to find than the first, and is for what the first did not give.
-    for find in (unplaced, partial(left, is_cpp=is_cpp)):
-        one = find(text)
-        if one is not None and says_all(one):
-            said_all = "\0".join((compiler, *told, one))
-            yield hashlib.sha256(said_all.encode("utf-8", "surrogateescape")).hexdigest()
+    whole = unplaced(text)
+    is_whole = whole is not None and says_all(whole)
+    if whole is not None and is_whole:
+        yield key(whole, told, compiler)
+    part = left(text, is_cpp=is_cpp)
+    # What the whole does not hold, no part does.
+    if part is not None and (is_whole or says_all(part)):
+        yield key(part, told, compiler)
+
+
+def key(text: str, told: Sequence[str], compiler: str) -> str:
+    """Name what is compiled of a text."""
+    said_all = "\0".join((compiler, *told, text))
+    return hashlib.sha256(said_all.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def says_all(text: str) -> bool:
     """Say whether nothing is put into a text after preprocessing."""
-    return not PLACES.search(text) and all(PLAIN.fullmatch(pragma) for pragma in PRAGMA.findall(text))
+    # A plain word is found ten times as quickly as an expression.
+    if any(place in text for place in PLACES) or FILES.search(text):
+        return False
+    return all(PLAIN.fullmatch(pragma) for pragma in set(pragmas(text)))
+
+
+def pragmas(text: str) -> Iterator[str]:
+    """Give what lines of a text tell the compiler."""
+    for word in re.finditer("pragma", text):
+        at, end = text.rfind("\n", 0, word.start()) + 1, text.find("\n", word.end())
+        if found := PRAGMA.fullmatch(text, at, end if end >= 0 else len(text)):
+            yield found[1]
 
 
 def unplaced(text: str) -> str | None:
     """Give a text without where it came from, or None where a string has lines of its own."""
-    return None if 'R"' in text else BLANK.sub("\n", MARKER.sub("", text))
+    return None if 'R"' in text else BLANK.sub("\n", MARKER.sub("", f"\n{text}"))
 
 
 def left(text: str, *, is_cpp: bool) -> str | None:

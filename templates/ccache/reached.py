@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache, partial
+from itertools import islice
 
-from declares import SCOPE, SYSTEM, WORD, Unit, has_body, unit
+from declares import SCOPE, SYSTEM, Unit, has_body, unit
 
-MARKER = re.compile(r'^# \d+ ("(?:[^"\\]|\\.)*")([ \d]*)\n', re.MULTILINE)
+# The line that tells which file follows, with the end of the line before it: what begins so is quickly found.
+MARKER = re.compile(r'\n# \d+ ("(?:[^"\\]|\\.)*")([ \d]*)(?=\n)')
 # What ends a declaration or encloses something, and what may hold such a character without meaning it.
 MARK = re.compile(
     r"""(\b(?:u8|[uUL])?R"([^()\s\\]{0,16})\(.*?\)\2")
@@ -25,6 +28,8 @@ MARK = re.compile(
     re.ASCII | re.VERBOSE | re.MULTILINE | re.DOTALL,
 )
 RAW = re.compile(r'\b(?:u8|[uUL])?R"([^()\s\\]{0,16})\(', re.ASCII)
+# A blank for every byte that is in no word.
+BETWEEN = bytes(byte if re.match(rb"[\w$]", bytes([byte])) else 32 for byte in range(256))
 # The language itself asks for these.
 MEANT = frozenset(
     {"begin", "end", "get", "tuple_size", "tuple_element", "initializer_list", "coroutine_traits"}
@@ -41,35 +46,55 @@ def reached(text: str, *, is_cpp: bool) -> str | None:
     Returns:
         None for a text in which a string looks like such a line.
     """
-    if any(MARKER.search(text, raw.end(), text.find(f'){raw[1]}"', raw.end())) for raw in RAW.finditer(text)):
+    if any(MARKER.search(text, raw.end(), text.find(f'){raw[1]}"', raw.end())) for raw in raws(text)):
         return None
     own, system = parts(text)
-    units = [unit(piece, is_cpp=is_cpp) for piece in pieces(own)]
+    # Much is there many times over, what stands for system headers above all.
+    tell = cache(partial(unit, is_cpp=is_cpp))
+    units = [tell(piece) for piece in pieces(own)]
     if any(one.is_source for one in units):
-        return "\n".join((own, "", *system))
-    alive = live(units, {word for part in system for word in WORD.findall(part)})
+        return f"{own}\n\n{system}"
+    alive = live(units, named(system))
     dead = {name for one in units for name in one.names or ()} - alive
     kept = full(one for one in units if stays(one, alive, dead))
     # A line of its own for each: some tell the compiler something, and are looked for as lines.
-    return "\n".join((*(shown(one, alive) for one in kept), "", *system))
+    return "\n".join((*(shown(one, alive) for one in kept), "", system))
 
 
-def parts(text: str) -> tuple[str, list[str]]:
-    """Give the project's own text, with a mark where a system's header stood, and those."""
+def raws(text: str) -> Iterator[re.Match[str]]:
+    """Give where strings of many lines begin."""
+    at = text.find('R"')
+    while at >= 0:
+        # What may stand before it is at most as long as `u8`.
+        found = (RAW.match(text, max(0, at - before)) for before in (2, 1, 0))
+        yield from islice(filter(None, found), 1)
+        at = text.find('R"', at + 1)
+
+
+def parts(text: str) -> tuple[str, str]:
+    """Give the project's own text, with a mark where a system's header stood, and what those said."""
+    text = f"\n{text}"
+    markers = list(MARKER.finditer(text))
     # What a system's macro came to in a file of the project is marked as the system's too, not as entered.
-    files = {marker[1] for marker in MARKER.finditer(text) if {"1", "3"} <= set(marker[2].split())}
+    entering = {flags for flags in {marker[2] for marker in markers} if {"1", "3"} <= set(flags.split())}
+    files = {marker[1] for marker in markers if marker[2] in entering}
     own: list[str] = []
     system: list[str] = []
-    at, is_system = 0, False
-    for marker in (*MARKER.finditer(text), None):
-        piece = text[at : marker.start() if marker else len(text)]
-        if piece.strip():
+    at, is_system = 1, False
+    for marker in (*markers, None):
+        piece = text[at : marker.start() + 1 if marker else len(text)]
+        if piece and not piece.isspace():
             own.append(SYSTEM if is_system else piece)
             if is_system:
                 system.append(piece)
         if marker:
-            at, is_system = marker.end(), marker[1] in files
-    return "".join(own), system
+            at, is_system = marker.end() + 1, marker[1] in files
+    return "".join(own), "\n".join(system)
+
+
+def named(text: str) -> set[str]:
+    """Give all words of a text, and its numbers: quickly, for millions of characters."""
+    return set(text.encode("latin-1").translate(BETWEEN).decode("ascii").split())
 
 
 def pieces(text: str) -> Iterator[str]:
