@@ -7,11 +7,11 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
+import invoke.tasks
 from invoke.context import Context
 from invoke.exceptions import Exit
-from invoke.tasks import task
 
 from amdserve import process
 from amdserve.errors import AmdserveError
@@ -19,6 +19,17 @@ from amdserve.image import show
 from amdserve.image.asked import Asked, asks
 
 P = ParamSpec("P")
+
+
+class Task(invoke.tasks.Task[Callable[..., None]]):
+    """A task whose options have letters for short names: where all others are taken, invoke takes a dash."""
+
+    def arg_opts(self, name: str, default: str, taken_names: set[str]) -> dict[str, Any]:
+        """Give what invoke is to know about an option."""
+        return super().arg_opts(name, default, {*taken_names, "-"})
+
+
+task = functools.partial(invoke.tasks.task, klass=Task)
 ROOT = Path(__file__).resolve().parent
 
 GFX = "GPU targets: gfx1151, a product, a family (rdna3), a comma list, or `all`"

@@ -68,6 +68,7 @@ def test_every_task_and_argument_explains_itself(inv: Inv, name: str) -> None:
     assert task.__doc__
     for argument in task.get_arguments():
         assert argument.help, f"--{argument.name} of {name} has no help"
+        assert all(each.isalpha() for each in argument.names if len(each) == 1), f"{argument.names} of {name}"
 
 
 def test_plan_is_one_json_document(inv: Inv) -> None:
