@@ -38,7 +38,8 @@ listed = [source]
 if kept:
     first, of, header = Path(kept).read_text().splitlines()
     assert of == repr(flags), (of, flags)
-    listed = [*( [first] if Path(first).is_file() else sys.exit("error: gone") ), header, source]
+    if not Path(first).is_file(): sys.exit("error: gone")
+    listed = [first, header, source]
 if "unfit" in text and kept: sys.exit("error: unfit")
 if "bad" in text: sys.exit("error: bad")
 print("warning: odd", file=sys.stderr)
