@@ -38,11 +38,11 @@ def on_python(serve_module: Serve, llama: str) -> Server:
     return serve_module(llama, "serve", MODEL).wait_for("llama-cpp-python")
 
 
-def chat(server: Server, limit: int = 32) -> str:
+def chat(server: Server, limit: int = 32, **more: object) -> str:
     client = server.openai
     model = client.models.list().data[0].id
     answer = client.chat.completions.create(
-        model=model, messages=QUESTION, max_tokens=limit, temperature=0, seed=1, extra_body=PLAIN
+        model=model, messages=QUESTION, max_tokens=limit, temperature=0, seed=1, extra_body={**PLAIN, **more}
     )
     assert answer.choices[0].finish_reason == "length"
     assert answer.usage is not None
@@ -98,7 +98,8 @@ def test_greedy_tokens_equal_the_cpus(on_vulkan: Server, on_cpu: Server) -> None
     assert len(right) == 64
     assert len(set(right)) > 16, "an answer that hardly changes proves little"
     assert fast == right
-    assert chat(on_vulkan) == chat(on_cpu)
+    # What a slot still holds of clients that came at once was computed in other batches: rounded otherwise.
+    assert chat(on_vulkan, cache_prompt=False) == chat(on_cpu, cache_prompt=False)
 
 
 def test_the_docker_health_check_holds(on_vulkan: Server) -> None:
