@@ -7,10 +7,14 @@ preprocessing is asked for, a tenth of what compiling takes, and if that is anot
 can depend on (reached.py). What the same came to with the same words is kept in the folder TEXT_CACHE.
 TEXT_CACHE_ID names the compiler and all it adds that is no text, as libraries of a target are. Where
 something is put in after preprocessing, the place in the file or a macro's value in a pragma, the text does
-not say all, and is not looked up. With TEXT_CACHE_WITHIN only sources are asked for that have it in their
-names.
+not say all, and is not looked up. Sources that have TEXT_CACHE_WITHOUT in their names are not asked for.
 
-Without the two variables, and with anything but one result of one text, the compiler is run as it came.
+C and C++ is then compiled from what it can depend on. Of two texts that differ in no more than what is left
+out of them, GCC makes the same program, but not always with the same registers: from what is left, a build
+comes to the same whatever was built before it. HIP is compiled by TEXT_CACHE_PREFIX from its source.
+
+Without the folder and the compiler's name, and with anything but one result of one text, it is compiled as it
+came.
 """
 
 from __future__ import annotations
@@ -26,10 +30,14 @@ import zlib
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from reached import MARKER, reached
 
 RESULTS = frozenset({"-c", "-S", "-emit-llvm"})
+# The text says what came of these; they write the list of headers, alone or with a word after them.
+OF_TEXT = ("-D", "-U", "-I")
+DEPENDENCIES, DEPENDENCIES_OF = frozenset({"-MD", "-MMD", "-MP"}), frozenset({"-MF", "-MT", "-MQ"})
 SOURCES = (".c", ".cpp", ".cc", ".cxx", ".cu", ".hip")
 # Words that ask for more than one file, or for what is no text, or have code made that nothing names.
 OTHERWISE = re.compile(
@@ -59,37 +67,57 @@ BLANK = re.compile(r"\n\s*\n")
 QUICK = 1
 
 
+class Known(NamedTuple):
+    """By which key a result is kept, and the text that it is to be made of, if not of the source."""
+
+    key: str
+    text: str | None = None
+
+
 def main(words: Sequence[str]) -> int:
     """Compile, or take what was compiled; give the exit status."""
     folder, compiler = os.environ.get("TEXT_CACHE"), os.environ.get("TEXT_CACHE_ID")
+    as_it_came = [*os.environ.get("TEXT_CACHE_PREFIX", "").split(), *words]
     asked: list[Path] = []
+    text: str | None = None
     if folder and compiler and is_plain(words):
         made = Path(result(words))
-        for key in keys(words, compiler):
-            asked.append(Path(folder) / key[:2] / key)
+        for one in known(words, compiler):
+            text = one.text
+            asked.append(Path(folder) / one.key[:2] / one.key)
             if take(asked[-1], made):
                 share(asked)
                 return 0
+    if text is not None and not compiled(words, text):
+        # What cannot be compiled is not what there was.
+        asked.pop()
+        text = None
     if not asked:
-        os.execvp(words[0], list(words))
-    status = subprocess.run(words, check=False).returncode
-    if status == 0:
-        keep(made, asked[-1])
-        share(asked)
-    return status
+        os.execvp(as_it_came[0], as_it_came)
+    if text is None and (status := subprocess.run(as_it_came, check=False).returncode):
+        return status
+    keep(made, asked[-1])
+    share(asked)
+    return 0
 
 
 def is_plain(words: Sequence[str]) -> bool:
     """Say whether one file is asked for, of one source, and of nothing but its text."""
     sources = [word for word in words[1:] if word.endswith(SOURCES) and not word.startswith("-")]
     asks_otherwise = any(OTHERWISE.match(word) for word in words[1:])
-    language = dict(pairwise(words)).get("-x", "hip")
-    if RESULTS.isdisjoint(words) or len(sources) != 1 or asks_otherwise or language != "hip":
+    is_other = "-x" in words and not is_hip(words)
+    if RESULTS.isdisjoint(words) or len(sources) != 1 or asks_otherwise or is_other:
         return False
-    if os.environ.get("TEXT_CACHE_WITHIN", "") not in sources[0]:
+    without = os.environ.get("TEXT_CACHE_WITHOUT")
+    if without and without in sources[0]:
         return False
     made = Path(result(words))
     return words.count("-o") == 1 and bool(made.name) and (made.is_file() or not made.exists())
+
+
+def is_c(words: Sequence[str]) -> bool:
+    """Say whether the source is C."""
+    return any(word.endswith(".c") for word in words)
 
 
 def result(words: Sequence[str]) -> str:
@@ -97,7 +125,12 @@ def result(words: Sequence[str]) -> str:
     return dict(pairwise(words)).get("-o", "")
 
 
-def keys(words: Sequence[str], compiler: str) -> Iterator[str]:
+def is_hip(words: Sequence[str]) -> bool:
+    """Say whether HIP is compiled."""
+    return ("-x", "hip") in pairwise(words)
+
+
+def known(words: Sequence[str], compiler: str) -> Iterator[Known]:
     """Name what is compiled by its text and all words but the result's name; then by what of it counts.
 
     There is none where that is not enough. The list of headers that was asked for is written by this.
@@ -112,18 +145,35 @@ def keys(words: Sequence[str], compiler: str) -> Iterator[str]:
         if done.returncode or not file.is_file():
             return
         text = file.read_bytes().decode("latin-1")
-    # The text says what came of these.
-    told = [word for word in said if not word.startswith(("-D", "-U", "-I"))]
-    is_cpp = not any(word.endswith(".c") for word in said)
+    told = [word for word in said if not word.startswith(OF_TEXT)]
     # The second takes longer to find than the first, and is for what the first did not give.
     whole = unplaced(text)
     is_whole = whole is not None and says_all(whole)
     if whole is not None and is_whole:
-        yield key(whole, told, compiler)
-    part = left(text, is_cpp=is_cpp)
+        yield Known(key(whole, told, compiler))
+    part = left(text, is_cpp=not is_c(words))
     # What the whole does not hold, no part does.
     if part is not None and (is_whole or says_all(part)):
-        yield key(part, told, compiler)
+        yield Known(key(part, told, compiler), None if is_hip(words) else part)
+
+
+def compiled(words: Sequence[str], text: str) -> bool:
+    """Say whether a text could be compiled in the source's place."""
+    source = next(word for word in words[1:] if word.endswith(SOURCES) and not word.startswith("-"))
+    asked: list[str] = []
+    following = iter(words)
+    for word in following:
+        if word in DEPENDENCIES_OF:
+            next(following, None)
+        elif word not in DEPENDENCIES and word != source and not word.startswith(OF_TEXT):
+            asked.append(word)
+    # The object tells the source's name.
+    name = re.sub(r'(["\\])', r"\\\1", source)
+    given = os.fsencode(f'# 0 "{name}"\n# 1 "own"\n') + text.encode("latin-1")
+    language = "cpp-output" if is_c(words) else "c++-cpp-output"
+    # What is warned of is in lines that nobody has seen.
+    command = [*asked, "-w", "-x", language, "-"]
+    return not subprocess.run(command, input=given, check=False, stderr=subprocess.DEVNULL).returncode
 
 
 def key(text: str, told: Sequence[str], compiler: str) -> str:

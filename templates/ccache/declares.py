@@ -101,8 +101,9 @@ WIDTHS = (7, 8, 15, 16, 31)
 class Unit(NamedTuple):
     """A piece of text at the outermost level.
 
-    `names` are what it declares, None if it stays in any case; `words` are all of its; of an enumeration,
-    `head` says what it is, and `values` are the numbers. A template `is_source` of variables that are made
+    `names` are what it declares, None if it stays in any case; `words` are all of its. Of an enumeration,
+    `head` and `tail` are what is about the braces, `values` the numbers, and `bounds` other numbers, by which
+    it is stored as it is where only some values are told. A template `is_source` of variables that are made
     where code names it, even code that is left out.
     """
 
@@ -112,7 +113,9 @@ class Unit(NamedTuple):
     is_assertion: bool = False
     is_source: bool = False
     head: str = ""
+    tail: str = ""
     values: tuple[tuple[str, int], ...] = ()
+    bounds: tuple[int, ...] = ()
 
 
 def unit(text: str, *, is_cpp: bool) -> Unit:
@@ -209,11 +212,19 @@ def enumeration(text: str, found: re.Match[str]) -> Unit | None:
         values[key] = number
         following = number + 1
     # How the numbers are stored follows from these.
-    width = next(one for one in WIDTHS if all(abs(number) < 1 << one for number in values.values()))
-    kind = (min(values.values(), default=0) < 0, width)
-    head = f"enum {found['scoped'] or ''}{found['tag']} {found['base'] or ''} {found['name']} {kind}"
-    names = frozenset(filter(None, (found["tag"], found["name"], *values)))
-    return Unit(text, names or None, words(found["base"] or ""), head=head, values=tuple(values.items()))
+    most = next((1 << one) - 1 for one in WIDTHS if all(abs(number) < 1 << one for number in values.values()))
+    bounds = (most, -most) if min(values.values(), default=0) < 0 else (most,)
+    base = found["base"]
+    head = f"{found['typedef'] or ''}enum {found['scoped'] or ''}{found['tag']}{f' : {base}' if base else ''}"
+    return Unit(
+        text,
+        frozenset(filter(None, (found["tag"], found["name"], *values))) or None,
+        words(base or ""),
+        head=head,
+        tail=found["name"],
+        values=tuple(values.items()),
+        bounds=() if base else bounds,
+    )
 
 
 def value(said: str, known: dict[str, int]) -> int | None:

@@ -1,4 +1,4 @@
-"""Of preprocessed C or C++, what the code that is made of it can depend on.
+"""Of preprocessed C or C++, what the code that is made of it can depend on: a text that can be compiled.
 
 A header's declaration that nothing names leads to no code: one more function of a library, a value of an
 enumeration, a table. Without those, most files have the text that they had in the release before. Which
@@ -39,26 +39,31 @@ MEANT = frozenset(
 def reached(text: str, *, is_cpp: bool) -> str | None:
     """Give what is left of a text without the declarations that nothing names, and where it came from.
 
+    What is left can be compiled in place of the text, and comes to the same. Of where it came from it says no
+    more than what is a system header's: those are compiled with more leniency.
+
     Args:
         text: as `-E` gives it, with the lines that tell which file follows, a character for each byte.
         is_cpp: whether it is C++, in which other things lead to code than in C.
 
     Returns:
-        None for a text in which a string looks like such a line.
+        None for a text in which a string looks like such a line, or has what stands for a system's header.
     """
     if any(MARKER.search(text, raw.end(), text.find(f'){raw[1]}"', raw.end())) for raw in raws(text)):
+        return None
+    if SYSTEM in text:
         return None
     own, system = parts(text)
     # Much is there many times over, what stands for system headers above all.
     tell = cache(partial(unit, is_cpp=is_cpp))
     units = [tell(piece) for piece in pieces(own)]
     if any(one.is_source for one in units):
-        return f"{own}\n\n{system}"
-    alive = live(units, named(system))
+        return joined(own, system)
+    alive = live(units, named("\n".join(system)))
     dead = {name for one in units for name in one.names or ()} - alive
     kept = full(one for one in units if stays(one, alive, dead))
     # A line of its own for each: some tell the compiler something, and are looked for as lines.
-    return "\n".join((*(shown(one, alive) for one in kept), "", system))
+    return joined("\n".join((*(shown(one, alive, at) for at, one in enumerate(kept)), "")), system)
 
 
 def raws(text: str) -> Iterator[re.Match[str]]:
@@ -71,7 +76,7 @@ def raws(text: str) -> Iterator[re.Match[str]]:
         at = text.find('R"', at + 1)
 
 
-def parts(text: str) -> tuple[str, str]:
+def parts(text: str) -> tuple[str, list[str]]:
     """Give the project's own text, with a mark where a system's header stood, and what those said."""
     text = f"\n{text}"
     markers = list(MARKER.finditer(text))
@@ -89,7 +94,14 @@ def parts(text: str) -> tuple[str, str]:
                 system.append(piece)
         if marker:
             at, is_system = marker.end() + 1, marker[1] in files
-    return "".join(own), "\n".join(system)
+    return "".join(own), system
+
+
+def joined(own: str, system: Iterable[str]) -> str:
+    """Give a text with what the system's headers said where the marks for them are, and told apart."""
+    headers = (f'# 1 "system" 3\n{piece}\n# 1 "own"\n' for piece in system)
+    first, *others = own.split(SYSTEM)
+    return "".join((first, *(part for pair in zip(headers, others, strict=True) for part in pair)))
 
 
 def named(text: str) -> set[str]:
@@ -162,8 +174,13 @@ def full(units: Iterable[Unit]) -> Iterator[Unit]:
             opened = []
 
 
-def shown(one: Unit, alive: set[str]) -> str:
-    """Give a unit's text, without what is about it on the page; of an enumeration's values the named ones."""
+def shown(one: Unit, alive: set[str], at: int) -> str:
+    """Give a unit's text, without what is about it on the page; of an enumeration's values the named ones.
+
+    Its bounds have names of this tool, which tell where the unit is.
+    """
     if one.head:
-        return f"{one.head} {[pair for pair in one.values if pair[0] in alive]}\n"
+        bounds = ((f"amdserve_{at}_{place}", number) for place, number in enumerate(one.bounds))
+        told = (*(value for value in one.values if value[0] in alive), *bounds)
+        return f"{one.head} {{ {', '.join(f'{name} = {number}' for name, number in told)} }} {one.tail};\n"
     return one.text if 'R"' in one.text else re.sub(r"[ \t]*\n\s*", "\n", one.text)

@@ -154,11 +154,11 @@ def test_without_a_compilers_name_and_for_other_questions_it_is_run_as_it_came(b
     assert "return 1" in bed.run("-E", "one.cpp").out
 
 
-def test_only_sources_of_a_name_are_asked_for(bed: Bed) -> None:
+def test_sources_of_a_name_are_not_asked_for(bed: Bed) -> None:
     bed.write("#define ONE 1\n")
     words = ("-c", "-o", "one.o", "one.cpp")
-    for within, kept in (("two", False), ("ne.c", True)):
-        assert bed.run(*words, TEXT_CACHE_WITHIN=within).code == 0
+    for without, kept in (("ne.c", False), ("two", True)):
+        assert bed.run(*words, TEXT_CACHE_WITHOUT=without).code == 0
         assert any(one.is_file() for one in (bed.folder / "kept").rglob("*")) == kept
 
 
@@ -203,15 +203,104 @@ def test_odd_text_is_compiled_as_it_is(bed: Bed) -> None:
         assert bed.compile("-w", "-fpermissive")[1] == 1
 
 
+def with_reached(folder: Path, code: str) -> Path:
+    """Give the tool with another way to find what counts of a text."""
+    tools = shutil.copytree(TOOL.parent, folder / "tools", ignore=shutil.ignore_patterns("__pycache__"))
+    with (tools / "reached.py").open("a") as file:
+        file.write(f"\n\ndef reached(text, **_): {code}\n")
+    return tools / TOOL.name
+
+
 def test_what_counts_of_a_text_is_not_looked_for_where_the_text_itself_is_kept(
     bed: Bed, tmp_path: Path
 ) -> None:
     bed.write("#define ONE 1\nint unnamed();\n")
     made, _ = bed.compile()
-    tools = shutil.copytree(TOOL.parent, tmp_path / "tools", ignore=shutil.ignore_patterns("__pycache__"))
-    with (tools / "reached.py").open("a") as file:
-        file.write("\n\ndef reached(*_, **__): raise SystemExit('looked for')\n")
-    assert bed.compile(tool=tools / TOOL.name) == (made, 0)
+    tool = with_reached(tmp_path, "raise SystemExit('looked for')")
+    assert bed.compile(tool=tool) == (made, 0)
     bed.write("#define ONE 1\nint other();\n")
-    done = bed.run("-c", "-o", "one.o", "one.cpp", tool=tools / TOOL.name)
+    done = bed.run("-c", "-o", "one.o", "one.cpp", tool=tool)
     assert "looked for" in done.err
+
+
+def test_what_counts_is_what_is_compiled(bed: Bed, tmp_path: Path) -> None:
+    """What comes of a text hangs on what the text is known by, and not on the one that was compiled first."""
+    bed.write("#define ONE 1\n")
+    made, _ = bed.compile()
+    shutil.rmtree(bed.folder / "kept")
+    other, calls = bed.compile(tool=with_reached(tmp_path, "return text.replace('return 1', 'return 2')"))
+    assert (calls, other != made) == (1, True)
+    # Nothing of it was asked of the preprocessor.
+    assert (bed.folder / "one.d").read_text().startswith("one.o:")
+
+
+def test_where_what_counts_cannot_be_compiled_the_source_is(bed: Bed, tmp_path: Path) -> None:
+    bed.write("#define ONE 1\n")
+    made, _ = bed.compile()
+    shutil.rmtree(bed.folder / "kept")
+    tool = with_reached(tmp_path, "return 'int one() { return'")
+    assert bed.compile(tool=tool) == (made, 2)
+    assert bed.compile(tool=tool) == (made, 0)
+    # It is known by its whole text, and nothing by what cannot be compiled.
+    bed.write("#define ONE 2\n")
+    other, calls = bed.compile(tool=tool)
+    assert (calls, other != made) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("enumeration", "value"),
+    [
+        ("enum kind { A, ONE_, B };", "ONE_"),
+        ("enum kind : unsigned char { A, ONE_ = 255 };", "ONE_"),
+        ("enum class kind { A, ONE_ };", "(int) kind::ONE_"),
+        ("enum struct kind : long { ONE_ = 1 << 3, B };", "(int) kind::ONE_"),
+        ("typedef enum { A = -1, ONE_ = 0x7fffffff } kind;", "(int) sizeof(kind) + ONE_ + (kind(0) - 1 < 0)"),
+        ("typedef enum kind_ { ONE_, B = 300 } kind;", "(int) sizeof(enum kind_) + (kind(0) - 1 < 0)"),
+        ("namespace in { enum { A, ONE_ = A }; enum { C, D }; }", "in::ONE_ + in::D"),
+        ("enum kind { A }; enum other { ONE_ = 1, B = 2 };", "sizeof(kind) + ONE_"),
+    ],
+)
+def test_of_each_kind_of_enumeration_what_counts_can_be_compiled(
+    bed: Bed, enumeration: str, value: str
+) -> None:
+    bed.write(f"{enumeration}\n", f"int one() {{ return {value}; }}\n")
+    made, calls = bed.compile("-O2")
+    # The source would be a second one.
+    assert calls == 1
+    assert bed.compile("-O2", compiler="") == (made, 1)
+
+
+def test_what_a_systems_header_says_is_compiled_as_leniently_as_it_was(bed: Bed) -> None:
+    """It narrows a number, which is an error in other code, before and within the project's own."""
+    (bed.folder / "system").mkdir()
+    (bed.folder / "system/lenient.h").write_text(
+        "inline int narrow(int at) { char held[] = {at}; return held[0]; }\n"
+    )
+    bed.write("#include <lenient.h>\n#define ONE narrow(1)\n")
+    made, calls = bed.compile("-isystem", "system")
+    assert calls == 1
+    assert bed.compile("-isystem", "system", compiler="") == (made, 1)
+
+
+@pytest.mark.parametrize("name", ['o"n e.cpp', "ön€\\1.cpp", "on\udce4.cpp"])
+def test_a_source_has_its_own_name_in_the_object(bed: Bed, name: str) -> None:
+    (bed.folder / name).write_text("static int counted = 0;\nint one() { return ++counted; }\n")
+    assert bed.run("-c", "-o", "one.o", name).code == 0
+    assert bed.calls() == 1
+    made = (bed.folder / "one.o").read_bytes()
+    assert any(one.is_file() for one in (bed.folder / "kept").rglob("*"))
+    assert bed.run("-c", "-o", "one.o", name, compiler="").code == 0
+    assert (bed.folder / "one.o").read_bytes() == made
+
+
+def test_what_takes_a_compilers_place_compiles_alone(bed: Bed) -> None:
+    bed.write("#define ONE 1\n")
+    prefix = bed.folder / "prefix"
+    prefix.write_text(f'#!/bin/sh\necho "$@" >> {bed.folder}/prefixed\nexec "$@"\n')
+    prefix.chmod(0o755)
+    (bed.folder / "one.hip").write_text("int one() { return 1; }\n")
+    for words in (("-E", "one.cpp"), ("-x", "hip", "-c", "-o", "one.o", "one.hip")):
+        bed.run(*words, TEXT_CACHE_PREFIX=str(prefix))
+    asked = (bed.folder / "prefixed").read_text()
+    assert asked.count("\n") == 2
+    assert asked.count(" -E ") == 1
