@@ -11,10 +11,11 @@ not say all, and is not looked up. Sources that have TEXT_CACHE_WITHOUT in their
 
 C and C++ is then compiled from what it can depend on. Of two texts that differ in no more than what is left
 out of them, GCC makes the same program, but not always with the same registers: from what is left, a build
-comes to the same whatever was built before it. HIP is compiled by TEXT_CACHE_PREFIX from its source.
+comes to the same whatever was built before it. What is wrong with code that nothing uses is not found so. HIP
+is compiled from its source.
 
-Without the folder and the compiler's name, and with anything but one result of one text, it is compiled as it
-came.
+Without the folder and the compiler's name, and with anything but one result of one text, the compiler is run
+as it came. That is done by the program TEXT_CACHE_PREFIX, if there is one.
 """
 
 from __future__ import annotations
@@ -35,14 +36,16 @@ from typing import NamedTuple
 from reached import MARKER, reached
 
 RESULTS = frozenset({"-c", "-S", "-emit-llvm"})
-# The text says what came of these; they write the list of headers, alone or with a word after them.
+# The text says what came of these.
 OF_TEXT = ("-D", "-U", "-I")
+# These have the list of headers written: words of their own, and those with a file or a name after them.
 DEPENDENCIES, DEPENDENCIES_OF = frozenset({"-MD", "-MMD", "-MP"}), frozenset({"-MF", "-MT", "-MQ"})
 SOURCES = (".c", ".cpp", ".cc", ".cxx", ".cu", ".hip")
 # Words that ask for more than one file, or for what is no text, or have code made that nothing names.
 OTHERWISE = re.compile(
-    r"""@|-$|-g(?!0)|-save-temps|--coverage|-f(?:profile|sanitize|plugin|keep|gnu89|instrument|lto|short-enums)
-    |-m(?:arch|tune|cpu)=native|-specs|-Wp,|-Wa,|-include|-imacros""",
+    r"""@|-$|-g(?!0)|-save-temps|--coverage|-m(?:arch|tune|cpu)=native|-specs|-Wp,|-Wa,|-include|-imacros
+    |-f(?:profile|sanitize|plugin|keep|gnu89|instrument|lto|short-enums|input-charset)|-Xpreprocessor
+    |-[DUI]$|-x.""",
     re.VERBOSE,
 )
 # These are given the place in the file, the last one by clang, that of a lambda; or another file's content.
@@ -68,7 +71,7 @@ QUICK = 1
 
 
 class Known(NamedTuple):
-    """By which key a result is kept, and the text that it is to be made of, if not of the source."""
+    """The key by which a result is kept; with the last one what it is made of, if not of the source."""
 
     key: str
     text: str | None = None
@@ -89,7 +92,7 @@ def main(words: Sequence[str]) -> int:
                 share(asked)
                 return 0
     if text is not None and not compiled(words, text):
-        # What cannot be compiled is not what there was.
+        # By a text that is none, nothing is known.
         asked.pop()
         text = None
     if not asked:
@@ -105,8 +108,12 @@ def is_plain(words: Sequence[str]) -> bool:
     """Say whether one file is asked for, of one source, and of nothing but its text."""
     sources = [word for word in words[1:] if word.endswith(SOURCES) and not word.startswith("-")]
     asks_otherwise = any(OTHERWISE.match(word) for word in words[1:])
-    is_other = "-x" in words and not is_hip(words)
-    if RESULTS.isdisjoint(words) or len(sources) != 1 or asks_otherwise or is_other:
+    if RESULTS.isdisjoint(words) or len(sources) != 1 or asks_otherwise:
+        return False
+    if not is_hip(words) and ("-x" in words or not is_listed(words)):
+        return False
+    # That is C++ too.
+    if is_c(words) and words[0].endswith("++"):
         return False
     without = os.environ.get("TEXT_CACHE_WITHOUT")
     if without and without in sources[0]:
@@ -115,8 +122,13 @@ def is_plain(words: Sequence[str]) -> bool:
     return words.count("-o") == 1 and bool(made.name) and (made.is_file() or not made.exists())
 
 
+def is_listed(words: Sequence[str]) -> bool:
+    """Say whether a list of headers that is asked for is the same if the preprocessor alone is asked."""
+    return DEPENDENCIES.isdisjoint(words) or ("-MF" in words and not {"-MT", "-MQ"}.isdisjoint(words))
+
+
 def is_c(words: Sequence[str]) -> bool:
-    """Say whether the source is C."""
+    """Say whether the source's name is one of C."""
     return any(word.endswith(".c") for word in words)
 
 
@@ -154,11 +166,12 @@ def known(words: Sequence[str], compiler: str) -> Iterator[Known]:
     part = left(text, is_cpp=not is_c(words))
     # What the whole does not hold, no part does.
     if part is not None and (is_whole or says_all(part)):
-        yield Known(key(part, told, compiler), None if is_hip(words) else part)
+        is_source = is_hip(words) or is_targeted(part)
+        yield Known(key(part, told, compiler), None if is_source else part)
 
 
 def compiled(words: Sequence[str], text: str) -> bool:
-    """Say whether a text could be compiled in the source's place."""
+    """Say whether a text could be compiled in the source's place; what was wrong with it is told nobody."""
     source = next(word for word in words[1:] if word.endswith(SOURCES) and not word.startswith("-"))
     asked: list[str] = []
     following = iter(words)
@@ -170,10 +183,19 @@ def compiled(words: Sequence[str], text: str) -> bool:
     # The object tells the source's name.
     name = re.sub(r'(["\\])', r"\\\1", source)
     given = os.fsencode(f'# 0 "{name}"\n# 1 "own"\n') + text.encode("latin-1")
-    language = "cpp-output" if is_c(words) else "c++-cpp-output"
-    # What is warned of is in lines that nobody has seen.
-    command = [*asked, "-w", "-x", language, "-"]
+    command = [*asked, "-x", "cpp-output" if is_c(words) else "c++-cpp-output", "-"]
     return not subprocess.run(command, input=given, check=False, stderr=subprocess.DEVNULL).returncode
+
+
+def is_targeted(text: str) -> bool:
+    """Say whether code that is no system header's changes the target, and macros from there on by that.
+
+    Not every GCC's preprocessor heeds that when it is asked alone.
+    """
+    found = re.finditer(r"\n[ \t]*#[ \t]*pragma[ \t]+GCC[ \t]+target\b", text)
+    return any(
+        text.rfind('\n# 1 "own"', 0, one.end()) >= text.rfind('\n# 1 "system"', 0, one.end()) for one in found
+    )
 
 
 def key(text: str, told: Sequence[str], compiler: str) -> str:

@@ -2,7 +2,8 @@
 
 That is asked narrowly: a prototype, an extern variable, a static or inline function, a template, a type, an
 enumeration, a static table of numbers, each in a common form. Anything else, and what is in doubt, is given
-no name, and stays.
+no name, and stays. Templates by which code can tell what was made of others before, by their friends, are not
+understood.
 """
 
 from __future__ import annotations
@@ -10,19 +11,21 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-# Texts are bytes as Latin-1: no letter but those of ASCII is one.
-ASCII, LONG = re.ASCII, re.ASCII | re.VERBOSE
+from brackets import (
+    ASCII,
+    LONG,
+    TEMPLATE,
+    WORD,
+    after_template,
+    blank,
+    closing,
+    without_angles,
+    without_attributes,
+    words,
+)
+
 SYSTEM = "\x01\n"
-WORD = re.compile(r"[A-Za-z_$]\w*", ASCII)
-QUOTED = r'"(?:[^"\\\n]|\\.)*"|\'(?:[^\'\\\n]|\\.)\''
 SCOPE = re.compile(r'\s*(?:(?:inline\s+)?namespace\b[\w\s:]*|extern\s*"C(?:\+\+)?"\s*)', ASCII)
-ATTRIBUTE = re.compile(r"__attribute__\s*\(|\[\[", ASCII)
-PAIRS = {pair: re.compile(f"{QUOTED}|[{re.escape(pair)}]") for pair in ("{}", "()", "[]")}
-
-
-def words(text: str) -> frozenset[str]:
-    """Give the words of a text."""
-    return frozenset(WORD.findall(text))
 
 
 # Attributes that lead to nothing by themselves. A `global` is a kernel: compiled, unless it is a template.
@@ -50,7 +53,6 @@ SPECIFIERS = INLINE | words(
     "static const volatile struct class union enum template typename virtual explicit"
 )
 ASSERTION = re.compile(r"\s*(?:static_assert|_Static_assert)\b[^{}]*;\s*\Z", ASCII)
-TEMPLATE = re.compile(r"\s*template\s*<\s*(?=[^>\s])", ASCII)
 TYPE = re.compile(
     r"(?:typedef\s+)?(?:struct|class|union)\b\s*(\w*)\s*(?:final\s*)?(?::[^:;{}()][^;{}()]*)?\{", ASCII
 )
@@ -82,17 +84,21 @@ TABLE = re.compile(
     (?P<value>(?:[\s{},*/|&~<>]|[+-](?![+-])|\.?\d(?:[eEpP][+-]|[\w.])*)*);""",
     LONG,
 )
-# How no value can begin, so that what is in parentheses are parameters.
+# How no value can begin, or end, so that what is in parentheses are parameters.
 PARAMETER = re.compile(
-    r"""\s*(?:const|volatile|struct|class|union|enum|\.\.\.
+    r"""[^\x02]*[*&]\s*(?:\.\.\.\s*)?\Z|\s*(?:const|volatile|struct|class|union|enum|\.\.\.
     |(?:void|_Bool|bool|unsigned|signed|char|short|int|long|float|double|size_t|u?int(?:8|16|32|64)_t)(?=\s+\w|\s*[*&]|\s*\Z))
     (?!\w)""",
     LONG,
 )
-# A variable: what follows its name is no parenthesis.
 INLINE_MEMBER = re.compile(
-    r"\b(?:static\b[\w\s]*?\b(?:__)?inline|(?:__)?inline(?:__)?\b[\w\s]*?\bstatic)\b[^;={(]*[;={]", ASCII
+    r"\b(?:static\b[\w\s]*?\b(?:__)?inline|(?:__)?inline(?:__)?\b[\w\s]*?\bstatic)\b[^;={]*", ASCII
 )
+# Its name, its parameters, and what may follow them.
+METHOD = re.compile(r"[^\x02]*\w\s*\x02\s*(?:(?:const|noexcept|&&?)\s*)*(?:->[^\x02]*)?", ASCII)
+# A type that is told of, and may be here for the first time; nothing of its own is in braces.
+TOLD = re.compile(r"\b((?:struct|union)\s+(\w+))\b(?=\s*[\w*&)>,])(?!\s*final\b)", ASCII)
+TAG = re.compile(r"\b(?:struct|class|union|enum)\s+(\w+)", ASCII)
 INTEGER = re.compile(r"(-?)\s*(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9]\d*)", ASCII)
 SHIFT = re.compile(r"\(?\s*([1-9]\d?)\s*<<\s*(0|[1-9]\d?)\s*\)?", ASCII)
 WIDTHS = (7, 8, 15, 16, 31)
@@ -102,9 +108,10 @@ class Unit(NamedTuple):
     """A piece of text at the outermost level.
 
     `names` are what it declares, None if it stays in any case; `words` are all of its. Of an enumeration,
-    `head` and `tail` are what is about the braces, `values` the numbers, and `bounds` other numbers, by which
-    it is stored as it is where only some values are told. A template `is_source` of variables that are made
-    where code names it, even code that is left out.
+    `head` and `tail` are what is about the braces, `values` the numbers, and `bounds` other ones, by which
+    the type is as wide as all values have it, and has a sign if one has. A template `is_source` of variables
+    that are made where code names it, even code that is left out. `tags` are the types that it calls by what
+    they are, `told` those of them that it may declare by that, with the words that do.
     """
 
     text: str
@@ -116,16 +123,24 @@ class Unit(NamedTuple):
     tail: str = ""
     values: tuple[tuple[str, int], ...] = ()
     bounds: tuple[int, ...] = ()
+    tags: frozenset[str] = frozenset()
+    told: tuple[tuple[str, str], ...] = ()
 
 
 def unit(text: str, *, is_cpp: bool) -> Unit:
     """Tell what a piece declares."""
     if ASSERTION.match(text):
-        return Unit(text, None, words(text), is_assertion=True)
+        return Unit(text, None, words(text), is_assertion=True, tags=frozenset(TAG.findall(text)))
     is_template = bool(TEMPLATE.match(text))
     plain, attributes = without_attributes(text)
     plain = after_template(plain)
-    rooted = Unit(text, None, words(text), is_source=is_template and makes_objects(plain))
+    rooted = Unit(
+        text,
+        None,
+        words(text),
+        is_source=is_template and makes_objects(plain),
+        tags=frozenset(TAG.findall(text)),
+    )
     if (
         not attributes <= (OF_KERNELS if is_template else HARMLESS)
         or rooted.is_source
@@ -137,16 +152,30 @@ def unit(text: str, *, is_cpp: bool) -> Unit:
     if not is_template and plain == text.strip() and (enum := ENUM.fullmatch(plain)):
         return enumeration(text, enum) or rooted
     names = declared_type(plain) or declared(plain, is_template=is_template, is_cpp=is_cpp)
-    return rooted._replace(names=frozenset(filter(None, names)) or None)
+    told = types_told(plain, is_cpp=is_cpp) if rooted.tags else ()
+    return rooted._replace(names=frozenset(filter(None, names)) or None, told=told)
+
+
+def types_told(text: str, *, is_cpp: bool) -> tuple[tuple[str, str], ...]:
+    """Give types that a declaration calls by what they are, as it does: those that were not declared are so.
+
+    What a function's body tells is its own, and in C what its parameters tell too.
+    """
+    is_type = re.match(r"(?:typedef\s+)?(?:struct|class|union)\b[^;()]*\{", text)
+    head = text if is_type else text.partition("{")[0]
+    return tuple((tag, said) for said, tag in TOLD.findall(head if is_cpp else blank(head)))
 
 
 def makes_objects(text: str) -> bool:
     """Say whether a template or a type has variables that even code which is left out may have made."""
     if re.match(r"(?:typedef\s+)?(?:struct|class|union)\b", text):
-        return any("constexpr" not in member[0] for member in INLINE_MEMBER.finditer(text))
+        members = (member[0] for member in INLINE_MEMBER.finditer(without_angles(text)))
+        return any("constexpr" not in one and not METHOD.fullmatch(blank(one)) for one in members)
     head = re.split(r"[={]", text, maxsplit=1)[0]
-    is_constant = not words(head).isdisjoint(words("constexpr using concept"))
-    return text.endswith(";") and not is_constant and "\x02" not in blank(head)
+    if not text.endswith(";") or not words(head).isdisjoint(words("constexpr using concept")):
+        return False
+    found = FUNCTION.fullmatch(blank(head))
+    return not found or not is_prototype(words(found["before"]), head)
 
 
 def declared_type(text: str) -> tuple[str, ...]:
@@ -175,7 +204,8 @@ def declared(text: str, *, is_template: bool, is_cpp: bool) -> tuple[str, ...]:
         if brace:
             # In C another declaration may have an inline function compiled.
             is_own = "static" in before or (is_cpp and (is_template or not before.isdisjoint(INLINE)))
-            leads_to_none = is_own and "extern" not in before and text.endswith("}")
+            # What is declared in its body as it is outside may have another name for the linker.
+            leads_to_none = is_own and text.endswith("}") and "extern" not in words(text)
         else:
             leads_to_none = "static" not in before and (not is_cpp or is_prototype(before, head))
         # `template` without parameters is what has one compiled; a comma is between two declarations.
@@ -192,7 +222,9 @@ def declared(text: str, *, is_template: bool, is_cpp: bool) -> tuple[str, ...]:
 
 def is_prototype(before: frozenset[str], text: str) -> bool:
     """Say whether what is in the outermost parentheses can only be parameters, and no values."""
-    inside = text[text.index("(") + 1 : text.rindex(")")]
+    inside = without_angles(text[text.index("(") + 1 : text.rindex(")")])
+    if any(mark in inside for mark in "\"'<>"):
+        return False
     parameters = blank(inside.replace("[", "(").replace("]", ")")).split(",")
     returns_nothing = before - SPECIFIERS == {"void"} and "*" not in text[: text.index("(")]
     return returns_nothing or not inside.strip() or any(PARAMETER.match(one) for one in parameters)
@@ -241,58 +273,3 @@ def has_body(head: str) -> bool:
     """Say whether the brace after this opens a function, which ends with it."""
     plain = blank(after_template(without_attributes(head)[0]))
     return "\x02" in plain and "=" not in re.sub(r"\boperator\s*[^\s\w]+", "", plain)
-
-
-def blank(text: str) -> str:
-    """Put a mark for each pair of outermost parentheses and what is in them; nothing where one is missing."""
-    found: list[str] = []
-    depth, start = 0, 0
-    for mark in re.finditer(r"[()]", text):
-        if mark[0] == "(" and not depth:
-            found += [text[start : mark.start()], "\x02"]
-        depth += 1 if mark[0] == "(" else -1
-        start = mark.end()
-        if depth < 0:
-            break
-    return "".join(found) + text[start:] if depth == 0 else ""
-
-
-def without_attributes(text: str) -> tuple[str, frozenset[str]]:
-    """Give a text without attributes, and their names."""
-    kept: list[str] = []
-    names: set[str] = set()
-    at = 0
-    for found in ATTRIBUTE.finditer(text):
-        if found.start() < at:
-            continue
-        is_new = found[0] == "[["
-        end = closing(text, found.end(), "[]" if is_new else "()")
-        names |= words(blank(text[found.end() : end - 1].strip()[not is_new : None if is_new else -1]))
-        kept.append(text[at : found.start()])
-        at = end + is_new
-    return " ".join((*kept, text[at:])).strip(), frozenset(names)
-
-
-def closing(text: str, at: int, pair: str = "{}") -> int:
-    """Give where what is open at a place of a text has ended, or the text's end."""
-    depth = 1
-    for mark in PAIRS[pair].finditer(text, at):
-        depth += (mark[0] == pair[0]) - (mark[0] == pair[1])
-        if depth == 0:
-            return mark.end()
-    return len(text)
-
-
-def after_template(text: str) -> str:
-    """Give a template's declaration without its parameters, another one as it is."""
-    if not TEMPLATE.match(text):
-        return text
-    angles, depth = 0, 0
-    for mark in re.finditer(r"[<>()]", text):
-        if mark[0] in "()":
-            depth += 1 if mark[0] == "(" else -1
-        elif depth == 0:
-            angles += 1 if mark[0] == "<" else -1
-            if angles == 0:
-                return text[mark.end() :].lstrip()
-    return ""

@@ -30,6 +30,7 @@ MARK = re.compile(
 RAW = re.compile(r'\b(?:u8|[uUL])?R"([^()\s\\]{0,16})\(', re.ASCII)
 # A blank for every byte that is in no word.
 BETWEEN = bytes(byte if re.match(rb"[\w$]", bytes([byte])) else 32 for byte in range(256))
+OF_SCOPES = frozenset({"namespace", "extern", "C"})
 # The language itself asks for these.
 MEANT = frozenset(
     {"begin", "end", "get", "tuple_size", "tuple_element", "initializer_list", "coroutine_traits"}
@@ -59,9 +60,10 @@ def reached(text: str, *, is_cpp: bool) -> str | None:
     units = [tell(piece) for piece in pieces(own)]
     if any(one.is_source for one in units):
         return joined(own, system)
-    alive = live(units, named("\n".join(system)))
+    outside = named("\n".join(system))
+    alive = live(units, outside)
     dead = {name for one in units for name in one.names or ()} - alive
-    kept = full(one for one in units if stays(one, alive, dead))
+    kept = full(useful(units, alive, dead, outside), alive)
     # A line of its own for each: some tell the compiler something, and are looked for as lines.
     return joined("\n".join((*(shown(one, alive, at) for at, one in enumerate(kept)), "")), system)
 
@@ -140,7 +142,7 @@ def live(units: Iterable[Unit], named: Iterable[str]) -> set[str]:
     declaring: dict[str, list[Unit]] = {}
     waiting: set[str] = {*MEANT, *named}
     for one in units:
-        if one.names is None and not one.is_assertion:
+        if one.names is None and not one.is_assertion and not opens(one):
             waiting |= one.words
         for name in one.names or ():
             declaring.setdefault(name, []).append(one)
@@ -160,12 +162,33 @@ def stays(one: Unit, alive: set[str], dead: set[str]) -> bool:
     return one.names is None or not one.names.isdisjoint(alive)
 
 
-def full(units: Iterable[Unit]) -> Iterator[Unit]:
-    """Leave out blanks, and braces with nothing in them."""
+def useful(units: Iterable[Unit], alive: set[str], dead: set[str], outside: set[str]) -> Iterator[Unit]:
+    """Give the units that are of use; for one that is not, the types that it is the first to tell of."""
+    known: set[str] = set()
+    for one in units:
+        if stays(one, alive, dead):
+            yield one
+        elif first := [
+            said for tag, said in one.told if tag in alive and tag not in known and tag not in outside
+        ]:
+            yield Unit(f"{'; '.join(first)};\n", None, frozenset())
+        known |= one.tags
+
+
+def opens(one: Unit) -> bool:
+    """Say whether a unit is the begin of a namespace, or of what has a language's linkage."""
+    return one.names is None and one.text.endswith("{") and bool(SCOPE.fullmatch(one.text[:-1]))
+
+
+def full(units: Iterable[Unit], alive: set[str]) -> Iterator[Unit]:
+    """Leave out blanks, and namespaces with nothing in them, if they can be missed."""
     opened: list[Unit] = []
     for one in units:
-        if one.names is None and one.text.endswith("{") and SCOPE.fullmatch(one.text[:-1]):
+        if opens(one):
             opened.append(one)
+            if "inline" in one.words or not (one.words - OF_SCOPES).isdisjoint(alive):
+                yield from opened
+                opened = []
         elif opened and one.text.strip() == "}":
             opened.pop()
         elif one.text.strip(" \t\n"):

@@ -18,6 +18,7 @@ CONTEXT = (
     "requirements/container-build.txt",
     "requirements/container.txt",
     "src/amdserve",
+    "templates/ccache/brackets.py",
     "templates/ccache/by_text.py",
     "templates/ccache/declares.py",
     "templates/ccache/reached.py",

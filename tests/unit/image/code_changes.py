@@ -17,10 +17,29 @@ UNNAMED_CPP = [
     "namespace more { inline int thrice(int size) { return size * 3; } static constexpr int COUNT = 3; }",
     "class base { public: virtual int size() { return 1; } virtual ~base() = default; };",
     "template <class T> struct box { T held; };\nusing int_box = box<int>;",
+    "struct tag {};\ntemplate <typename... T> tag first(T &&...);\ntag second(tag &, tag *);",
 ]
 
 # A header and its source, in which the first text is put in the second's place; C++, if it is not C.
 CHANGES = {
+    "another name for the linker in a function that nothing names": (
+        (
+            'static inline void dead(void) { extern int other(void) __asm__("near"); other(); }\n'
+            "int other(void);"
+        ),
+        '"near"',
+        '"nearer"',
+        "int two(void) { return other(); }",
+    ),
+    "a type that another name tells of": (
+        "typedef struct later * later_t;\nint use(struct later *);",
+        "typedef struct later",
+        "typedef struct other",
+        (
+            "#ifdef __cplusplus\nlater_t two(later_t at) { return at; }\n#else\n"
+            "int two(void) { return _Generic(&use, int (*)(struct later *): 1, default: 2); }\n#endif"
+        ),
+    ),
     "a value of an enumeration": ("", "KIND_A,", "KIND_A, KIND_0,", ""),
     "a value that is given": ("", "KIND_B,", "KIND_B = 7,", ""),
     "the sign of an enumeration": (
@@ -145,6 +164,66 @@ CHANGES = {
     ),
 }
 CHANGES_CPP = {
+    "an object that is made of words with a comma": (
+        'struct maker { maker(const char *); };\nmaker made("one, const two");',
+        "const two",
+        "const three",
+        "",
+    ),
+    "an object that is made of a template's value": (
+        (
+            "struct maker { maker(int); };\ntemplate <class A, class B> int of() { return 1; }\n"
+            "maker made(of<int, const char *>());"
+        ),
+        "return 1",
+        "return 2",
+        "",
+    ),
+    "a static member in line of a type with parentheses": (
+        (
+            "template <typename T> struct hook { hook(int); };\nint next();\n"
+            "struct counted { static inline hook<int(int)> first = next() + 1; };"
+        ),
+        "+ 1",
+        "+ 2",
+        "",
+    ),
+    "a pointer to a function that is a static member": (
+        "int next(int);\nint (*pick(int))(int);\nstruct held { static inline int (*first)(int) = pick(1); };",
+        "pick(1)",
+        "pick(2)",
+        "",
+    ),
+    "what a template's static member in parentheses does": (
+        (
+            "int add(int);\ntemplate <int N> struct entry { static int made; };\n"
+            "template <int N> int entry<N>::made(add(N) + 1);\n"
+            "inline int unnamed() { return entry<3>::made; }"
+        ),
+        "+ 1",
+        "+ 2",
+        "",
+    ),
+    "a namespace with nothing that is named": (
+        (
+            "namespace detail { inline int of(int) { return 2; } }\ninline int of(long) { return 1; }\n"
+            "namespace used { namespace detail { int dead(); } using namespace detail; }"
+        ),
+        "{ int dead(); }",
+        "{ inline int of(int) { return 3; } }",
+        "namespace used { int two() { return of(1); } }",
+    ),
+    "a type that is told of where nothing is named": (
+        (
+            "int dead(struct later * at);\n"
+            "namespace in { inline int is(struct later *) { return 1; }\n"
+            "inline int is(const void *) { return 2; } }\n"
+            "struct later { int a; };"
+        ),
+        "int dead(struct later * at);",
+        "",
+        "int two(later * at) { return in::is(at); }",
+    ),
     "another overload": (
         "long wide(double);",
         "long wide(double);",

@@ -271,15 +271,69 @@ def test_of_each_kind_of_enumeration_what_counts_can_be_compiled(
 
 
 def test_what_a_systems_header_says_is_compiled_as_leniently_as_it_was(bed: Bed) -> None:
-    """It narrows a number, which is an error in other code, before and within the project's own."""
+    """An array of a variable's length is an error in other code."""
     (bed.folder / "system").mkdir()
     (bed.folder / "system/lenient.h").write_text(
-        "inline int narrow(int at) { char held[] = {at}; return held[0]; }\n"
+        "inline int size(int many) { int all[many]; return sizeof all; }\n"
     )
-    bed.write("#include <lenient.h>\n#define ONE narrow(1)\n")
-    made, calls = bed.compile("-isystem", "system")
+    bed.write("#include <lenient.h>\n#define ONE size(1)\n")
+    words = ("-pedantic-errors", "-isystem", "system")
+    made, calls = bed.compile(*words)
     assert calls == 1
-    assert bed.compile("-isystem", "system", compiler="") == (made, 1)
+    assert bed.compile(*words, compiler="") == (made, 1)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("int one() { char held[] = {300}; return held[0]; }", ()),
+        ("int one() { int unused = 3; return 1; }", ("-Wall", "-Werror")),
+        ("int one() { return (int) (long) absent(); }", ()),
+        ('#pragma GCC diagnostic error "-Wreturn-type"\nint one() {}', ()),
+        ("int one() { int n = 3; int all[n]; return sizeof all; }", ("-pedantic-errors",)),
+    ],
+)
+def test_what_is_an_error_stays_one(bed: Bed, source: str, words: tuple[str, ...]) -> None:
+    bed.write("", source + "\n")
+    done = bed.run(*words, "-c", "-o", "one.o", "one.cpp")
+    assert done.code != 0
+    assert "error:" in done.err
+    assert not [one for one in (bed.folder / "kept").rglob("*") if one.is_file()]
+
+
+def test_a_target_that_code_asks_for_has_its_macros(bed: Bed) -> None:
+    target = '#pragma GCC push_options\n#pragma GCC target("avx512vbmi")\n'
+    source = "#ifdef __AVX512VBMI__\nint one() { return 2; }\n#else\nint one() { return 1; }\n#endif\n"
+    bed.write(target, f'#include "one.h"\n{source}#pragma GCC pop_options\n')
+    made, calls = bed.compile("-O2")
+    assert calls == 1
+    assert bed.compile("-O2", compiler="") == (made, 1)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("-MD",),
+        ("-MMD", "-MF", "one.d"),
+        ("-D", "ONE=3"),
+        ("-Xpreprocessor", "-DTWO=2"),
+        ("-xc++",),
+        ("-finput-charset=ISO-8859-1",),
+    ],
+)
+def test_with_words_that_the_text_may_not_tell_the_source_is_compiled(
+    bed: Bed, words: tuple[str, ...]
+) -> None:
+    bed.write("#ifndef ONE\n#define ONE 1\n#endif\n")
+    asked = (*words, "-O2", "-c", "-o", "one.o", "one.cpp")
+    found = []
+    for compiler in ("one", ""):
+        assert bed.run(*asked, compiler=compiler).code == 0
+        listed = bed.folder / "one.d"
+        found.append(((bed.folder / "one.o").read_bytes(), listed.read_text() if listed.is_file() else ""))
+        listed.unlink(missing_ok=True)
+    assert found[0] == found[1]
+    assert not [one for one in (bed.folder / "kept").rglob("*") if one.is_file()]
 
 
 @pytest.mark.parametrize("name", ['o"n e.cpp', "ön€\\1.cpp", "on\udce4.cpp"])
