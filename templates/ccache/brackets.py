@@ -8,7 +8,8 @@ import re
 ASCII, LONG = re.ASCII, re.ASCII | re.VERBOSE
 WORD = re.compile(r"[A-Za-z_$]\w*", ASCII)
 TEMPLATE = re.compile(r"\s*template\s*<\s*(?=[^>\s])", ASCII)
-ANGLES = re.compile(r"<[^<>]*>")
+# None goes on behind a statement: a comparison is no bracket.
+ANGLES = re.compile(r"<[^<>;{}]*>")
 QUOTED = r'"(?:[^"\\\n]|\\.)*"|\'(?:[^\'\\\n]|\\.)\''
 ATTRIBUTE = re.compile(r"__attribute__\s*\(|\[\[", ASCII)
 PAIRS = {pair: re.compile(f"{QUOTED}|[{re.escape(pair)}]") for pair in ("{}", "()", "[]")}

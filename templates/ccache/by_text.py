@@ -66,6 +66,7 @@ PLAIN = re.compile(
     |(?:GCC\ )?(?:no)?unroll(?:\ *\(?\d+\)?)?""",
     re.VERBOSE,
 )
+TARGET = re.compile(r"\n[ \t]*#[ \t]*pragma[ \t]+GCC[ \t]+target\b")
 BLANK = re.compile(r"\n\s*\n")
 QUICK = 1
 
@@ -112,8 +113,8 @@ def is_plain(words: Sequence[str]) -> bool:
         return False
     if not is_hip(words) and ("-x" in words or not is_listed(words)):
         return False
-    # That is C++ too.
-    if is_c(words) and words[0].endswith("++"):
+    # That is C++ too, by whatever version.
+    if is_c(words) and "++" in Path(words[0]).name:
         return False
     without = os.environ.get("TEXT_CACHE_WITHOUT")
     if without and without in sources[0]:
@@ -129,7 +130,12 @@ def is_listed(words: Sequence[str]) -> bool:
 
 def is_c(words: Sequence[str]) -> bool:
     """Say whether the source's name is one of C."""
-    return any(word.endswith(".c") for word in words)
+    return source(words).endswith(".c")
+
+
+def source(words: Sequence[str]) -> str:
+    """Give the file that is compiled."""
+    return next(word for word in words[1:] if word.endswith(SOURCES) and not word.startswith("-"))
 
 
 def result(words: Sequence[str]) -> str:
@@ -157,6 +163,8 @@ def known(words: Sequence[str], compiler: str) -> Iterator[Known]:
         if done.returncode or not file.is_file():
             return
         text = file.read_bytes().decode("latin-1")
+    if is_targeted(text):
+        return
     told = [word for word in said if not word.startswith(OF_TEXT)]
     # The second takes longer to find than the first, and is for what the first did not give.
     whole = unplaced(text)
@@ -166,22 +174,21 @@ def known(words: Sequence[str], compiler: str) -> Iterator[Known]:
     part = left(text, is_cpp=not is_c(words))
     # What the whole does not hold, no part does.
     if part is not None and (is_whole or says_all(part)):
-        is_source = is_hip(words) or is_targeted(part)
-        yield Known(key(part, told, compiler), None if is_source else part)
+        yield Known(key(part, told, compiler), None if is_hip(words) else part)
 
 
 def compiled(words: Sequence[str], text: str) -> bool:
     """Say whether a text could be compiled in the source's place; what was wrong with it is told nobody."""
-    source = next(word for word in words[1:] if word.endswith(SOURCES) and not word.startswith("-"))
+    file = source(words)
     asked: list[str] = []
     following = iter(words)
     for word in following:
         if word in DEPENDENCIES_OF:
             next(following, None)
-        elif word not in DEPENDENCIES and word != source and not word.startswith(OF_TEXT):
+        elif word not in DEPENDENCIES and word != file and not word.startswith(OF_TEXT):
             asked.append(word)
     # The object tells the source's name.
-    name = re.sub(r'(["\\])', r"\\\1", source)
+    name = re.sub(r'(["\\])', r"\\\1", file)
     given = os.fsencode(f'# 0 "{name}"\n# 1 "own"\n') + text.encode("latin-1")
     command = [*asked, "-x", "cpp-output" if is_c(words) else "c++-cpp-output", "-"]
     return not subprocess.run(command, input=given, check=False, stderr=subprocess.DEVNULL).returncode
@@ -190,12 +197,13 @@ def compiled(words: Sequence[str], text: str) -> bool:
 def is_targeted(text: str) -> bool:
     """Say whether code that is no system header's changes the target, and macros from there on by that.
 
-    Not every GCC's preprocessor heeds that when it is asked alone.
+    Not every GCC's preprocessor heeds that when it is asked alone: the text is another one than is compiled.
     """
-    found = re.finditer(r"\n[ \t]*#[ \t]*pragma[ \t]+GCC[ \t]+target\b", text)
-    return any(
-        text.rfind('\n# 1 "own"', 0, one.end()) >= text.rfind('\n# 1 "system"', 0, one.end()) for one in found
-    )
+    for found in TARGET.finditer(text := f"\n{text}"):
+        marker = MARKER.match(text, max(text.rfind("\n# ", 0, found.start() + 1), 0))
+        if not marker or "3" not in marker[2].split():
+            return True
+    return False
 
 
 def key(text: str, told: Sequence[str], compiler: str) -> str:

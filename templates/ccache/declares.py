@@ -91,14 +91,15 @@ PARAMETER = re.compile(
     (?!\w)""",
     LONG,
 )
-INLINE_MEMBER = re.compile(
-    r"\b(?:static\b[\w\s]*?\b(?:__)?inline|(?:__)?inline(?:__)?\b[\w\s]*?\bstatic)\b[^;={]*", ASCII
+# What is told of a member, but its value or body.
+MEMBER = re.compile(r"[^;={}]+")
+# In a body, what is declared so outside too has another name for the linker, or attributes.
+LABELLED = re.compile(r"\bextern\b|\)\s*(?:asm|__asm|__asm__|__attribute__)\b", ASCII)
+# A type that is told of, and may be here for the first time; a parameter of a template is none.
+TOLD = re.compile(
+    r"\b((?:struct|union)\s+\w+\b(?!\s*[;:{])|class\s+\w+\b(?=\s*[\w*&)]))(?!\s*final\b)", ASCII
 )
-# Its name, its parameters, and what may follow them.
-METHOD = re.compile(r"[^\x02]*\w\s*\x02\s*(?:(?:const|noexcept|&&?)\s*)*(?:->[^\x02]*)?", ASCII)
-# A type that is told of, and may be here for the first time; nothing of its own is in braces.
-TOLD = re.compile(r"\b((?:struct|union)\s+(\w+))\b(?=\s*[\w*&)>,])(?!\s*final\b)", ASCII)
-TAG = re.compile(r"\b(?:struct|class|union|enum)\s+(\w+)", ASCII)
+MADE = re.compile(r"(?:typedef\s+)?((?:struct|class|union)\s+\w+)\b(?:[^;{()]*\{|\s*;)", ASCII)
 INTEGER = re.compile(r"(-?)\s*(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9]\d*)", ASCII)
 SHIFT = re.compile(r"\(?\s*([1-9]\d?)\s*<<\s*(0|[1-9]\d?)\s*\)?", ASCII)
 WIDTHS = (7, 8, 15, 16, 31)
@@ -110,8 +111,8 @@ class Unit(NamedTuple):
     `names` are what it declares, None if it stays in any case; `words` are all of its. Of an enumeration,
     `head` and `tail` are what is about the braces, `values` the numbers, and `bounds` other ones, by which
     the type is as wide as all values have it, and has a sign if one has. A template `is_source` of variables
-    that are made where code names it, even code that is left out. `tags` are the types that it calls by what
-    they are, `told` those of them that it may declare by that, with the words that do.
+    that are made where code names it, even code that is left out. `told` are the types that it calls by what
+    they are, and may declare by that; `made` those that are declared where it is.
     """
 
     text: str
@@ -123,14 +124,14 @@ class Unit(NamedTuple):
     tail: str = ""
     values: tuple[tuple[str, int], ...] = ()
     bounds: tuple[int, ...] = ()
-    tags: frozenset[str] = frozenset()
-    told: tuple[tuple[str, str], ...] = ()
+    told: frozenset[tuple[str, str]] = frozenset()
+    made: frozenset[tuple[str, str]] = frozenset()
 
 
 def unit(text: str, *, is_cpp: bool) -> Unit:
     """Tell what a piece declares."""
     if ASSERTION.match(text):
-        return Unit(text, None, words(text), is_assertion=True, tags=frozenset(TAG.findall(text)))
+        return Unit(text, None, words(text), is_assertion=True, told=types_told(text))
     is_template = bool(TEMPLATE.match(text))
     plain, attributes = without_attributes(text)
     plain = after_template(plain)
@@ -139,12 +140,15 @@ def unit(text: str, *, is_cpp: bool) -> Unit:
         None,
         words(text),
         is_source=is_template and makes_objects(plain),
-        tags=frozenset(TAG.findall(text)),
     )
+    # A plain word is found much more quickly than an expression.
+    if any(word in plain for word in ("struct", "union", "class")):
+        rooted = rooted._replace(told=types_told(plain), made=types_made(plain, is_cpp=is_cpp))
     if (
         not attributes <= (OF_KERNELS if is_template else HARMLESS)
         or rooted.is_source
         or SYSTEM in text
+        or LABELLED.search(text, text.find("{") + 1 or len(text))
         or not all(HARMLESS_LINE.match(line) for line in LINE.findall(text))
     ):
         return rooted
@@ -152,30 +156,46 @@ def unit(text: str, *, is_cpp: bool) -> Unit:
     if not is_template and plain == text.strip() and (enum := ENUM.fullmatch(plain)):
         return enumeration(text, enum) or rooted
     names = declared_type(plain) or declared(plain, is_template=is_template, is_cpp=is_cpp)
-    told = types_told(plain, is_cpp=is_cpp) if rooted.tags else ()
-    return rooted._replace(names=frozenset(filter(None, names)) or None, told=told)
+    return rooted._replace(names=frozenset(filter(None, names)) or None)
 
 
-def types_told(text: str, *, is_cpp: bool) -> tuple[tuple[str, str], ...]:
-    """Give types that a declaration calls by what they are, as it does: those that were not declared are so.
+def types_told(text: str) -> frozenset[tuple[str, str]]:
+    """Give types that are called by what they are, by their names: what was not declared may be so."""
+    return frozenset((said.split()[1], said) for said in TOLD.findall(text))
 
-    What a function's body tells is its own, and in C what its parameters tell too.
-    """
-    is_type = re.match(r"(?:typedef\s+)?(?:struct|class|union)\b[^;()]*\{", text)
-    head = text if is_type else text.partition("{")[0]
-    return tuple((tag, said) for said, tag in TOLD.findall(head if is_cpp else blank(head)))
+
+def types_made(text: str, *, is_cpp: bool) -> frozenset[tuple[str, str]]:
+    """Give those that are declared where this is, and not within it, as in C parameters are."""
+    # What a type's members may declare is left out.
+    if found := MADE.match(text):
+        return frozenset({(found[1].split()[1], found[1])})
+    head = re.split(r"[={]", text, maxsplit=1)[0]
+    return types_told(head if is_cpp else blank(head))
 
 
 def makes_objects(text: str) -> bool:
-    """Say whether a template or a type has variables that even code which is left out may have made."""
+    """Say whether a template or a type has variables that even code which is left out may have made.
+
+    Where that is in doubt for a template, nothing is left out of the file.
+    """
     if re.match(r"(?:typedef\s+)?(?:struct|class|union)\b", text):
-        members = (member[0] for member in INLINE_MEMBER.finditer(without_angles(text)))
-        return any("constexpr" not in one and not METHOD.fullmatch(blank(one)) for one in members)
+        members = (member for member in MEMBER.findall(without_angles(text)) if "inline" in member)
+        return any(is_inline_variable(member) for member in members)
     head = re.split(r"[={]", text, maxsplit=1)[0]
     if not text.endswith(";") or not words(head).isdisjoint(words("constexpr using concept")):
         return False
     found = FUNCTION.fullmatch(blank(head))
     return not found or not is_prototype(words(found["before"]), head)
+
+
+def is_inline_variable(member: str) -> bool:
+    """Say whether a member is static and in line, and no function; what is constant leads to nothing."""
+    told = words(member)
+    if "static" not in told or told.isdisjoint(INLINE) or "constexpr" in told:
+        return False
+    found = FUNCTION.fullmatch(f"{blank(member)};")
+    # A variable's name may be in parentheses.
+    return not found or found["name"] in NUMBERS or not words(found["before"]) - SPECIFIERS
 
 
 def declared_type(text: str) -> tuple[str, ...]:
@@ -204,8 +224,7 @@ def declared(text: str, *, is_template: bool, is_cpp: bool) -> tuple[str, ...]:
         if brace:
             # In C another declaration may have an inline function compiled.
             is_own = "static" in before or (is_cpp and (is_template or not before.isdisjoint(INLINE)))
-            # What is declared in its body as it is outside may have another name for the linker.
-            leads_to_none = is_own and text.endswith("}") and "extern" not in words(text)
+            leads_to_none = is_own and text.endswith("}")
         else:
             leads_to_none = "static" not in before and (not is_cpp or is_prototype(before, head))
         # `template` without parameters is what has one compiled; a comma is between two declarations.
@@ -223,7 +242,8 @@ def declared(text: str, *, is_template: bool, is_cpp: bool) -> tuple[str, ...]:
 def is_prototype(before: frozenset[str], text: str) -> bool:
     """Say whether what is in the outermost parentheses can only be parameters, and no values."""
     inside = without_angles(text[text.index("(") + 1 : text.rindex(")")])
-    if any(mark in inside for mark in "\"'<>"):
+    # What is made by `new` can end as a parameter does.
+    if any(mark in inside for mark in "\"'<>") or "new" in words(inside):
         return False
     parameters = blank(inside.replace("[", "(").replace("]", ")")).split(",")
     returns_nothing = before - SPECIFIERS == {"void"} and "*" not in text[: text.index("(")]

@@ -9,7 +9,7 @@ in it; so does what a system's header declares.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, partial
 from itertools import islice
 
@@ -60,10 +60,12 @@ def reached(text: str, *, is_cpp: bool) -> str | None:
     units = [tell(piece) for piece in pieces(own)]
     if any(one.is_source for one in units):
         return joined(own, system)
-    outside = named("\n".join(system))
-    alive = live(units, outside)
+    alive = live(units, named("\n".join(system)))
     dead = {name for one in units for name in one.names or ()} - alive
-    kept = full(useful(units, alive, dead, outside), alive)
+    of_use = useful(units, alive, dead, system)
+    if of_use is None:
+        return joined(own, system)
+    kept = full(of_use, alive)
     # A line of its own for each: some tell the compiler something, and are looked for as lines.
     return joined("\n".join((*(shown(one, alive, at) for at, one in enumerate(kept)), "")), system)
 
@@ -162,17 +164,51 @@ def stays(one: Unit, alive: set[str], dead: set[str]) -> bool:
     return one.names is None or not one.names.isdisjoint(alive)
 
 
-def useful(units: Iterable[Unit], alive: set[str], dead: set[str], outside: set[str]) -> Iterator[Unit]:
-    """Give the units that are of use; for one that is not, the types that it is the first to tell of."""
-    known: set[str] = set()
-    for one in units:
+def useful(
+    units: Iterable[Unit], alive: set[str], dead: set[str], system: Sequence[str]
+) -> list[Unit] | None:
+    """Give the units that are of use; for one that is not, the types that it is the first to tell of.
+
+    None where such a type may be declared in a way that is not understood.
+    """
+    known: dict[tuple[str, ...], set[str]] = {}
+    kept: list[Unit] = []
+    for scope, one in scoped(units):
+        told = one.made
         if stays(one, alive, dead):
-            yield one
-        elif first := [
-            said for tag, said in one.told if tag in alive and tag not in known and tag not in outside
-        ]:
-            yield Unit(f"{'; '.join(first)};\n", None, frozenset())
-        known |= one.tags
+            kept.append(one)
+        else:
+            within = [known.get(scope[:depth], ()) for depth in range(len(scope) + 1)]
+            told = frozenset(
+                (name, said)
+                for name, said in one.told
+                if name in alive and not any(name in names for names in within) and not defines(system, name)
+            )
+            # In a namespace it could be one more type of that name; outside, it is the same one once more.
+            if told and (scope or not one.made.issuperset(told)):
+                return None
+            kept += (Unit(f"{said};\n", None, frozenset()) for _, said in sorted(told))
+        known.setdefault(scope, set()).update(name for name, _ in told)
+    return kept
+
+
+def defines(system: Sequence[str], name: str) -> bool:
+    """Say whether a system's header has a type of C of a name, which is not within another one."""
+    found = re.compile(rf"^(?:struct|union)\s+{name}\s*[{{;]", re.MULTILINE)
+    return any(found.search(text) for text in system if name in text)
+
+
+def scoped(units: Iterable[Unit]) -> Iterator[tuple[tuple[str, ...], Unit]]:
+    """Give each unit with the namespaces that it is in."""
+    opened: list[str] = []
+    for one in units:
+        if opens(one):
+            # One without a name is as good as one of that name.
+            name = one.text.rpartition("namespace")[2].strip(" \n{") or "namespace"
+            opened.append("" if "extern" in one.words else name)
+        elif opened and one.text.strip() == "}":
+            opened.pop()
+        yield tuple(filter(None, opened)), one
 
 
 def opens(one: Unit) -> bool:

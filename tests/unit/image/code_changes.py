@@ -13,6 +13,7 @@ UNNAMED = [
     "union both { int a; float b; };",
 ]
 UNNAMED_CPP = [
+    "namespace more { inline long of(const struct tm * at) { struct tm one = *at; return one.tm_year; } }",
     "template <typename T, typename U = T> T larger(T a, U b) { return a > b ? a : b; }",
     "namespace more { inline int thrice(int size) { return size * 3; } static constexpr int COUNT = 3; }",
     "class base { public: virtual int size() { return 1; } virtual ~base() = default; };",
@@ -21,7 +22,31 @@ UNNAMED_CPP = [
 ]
 
 # A header and its source, in which the first text is put in the second's place; C++, if it is not C.
+# How a type is told of first where nothing is named; and another one of that name where that is not so.
+TOLD_FIRST = {
+    "in parameters": "int dead(struct later * at);",
+    "as a class": "int dead(class later * at);",
+    "after a body had it": (
+        "inline int dead1() { struct later * p = 0; return !p; }\nint dead(struct later * at);"
+    ),
+    "after one within a type": "struct outer { struct later { int a; }; };\nint dead(struct later * at);",
+    "after another namespace had one": "namespace other { struct later; }\nint dead(struct later * at);",
+}
+
+
 CHANGES = {
+    "another name for the linker in a body, without more": (
+        'static inline void dead(void) { int other(void) __asm__("near"); other(); }\nint other(void);',
+        '"near"',
+        '"nearer"',
+        "int two(void) { return other(); }",
+    ),
+    "what a body says of a function that it declares": (
+        "static inline void dead(void) { int other(void) __attribute__((cold)); other(); }\nint other(void);",
+        " __attribute__((cold))",
+        "",
+        "int two(int a) { return a ? other() : 3; }",
+    ),
     "another name for the linker in a function that nothing names": (
         (
             'static inline void dead(void) { extern int other(void) __asm__("near"); other(); }\n'
@@ -164,6 +189,58 @@ CHANGES = {
     ),
 }
 CHANGES_CPP = {
+    **{
+        f"a type that is told of where nothing is named, {how}": (
+            (
+                f"{first}\nnamespace in {{ inline int is(struct later *) {{ return 1; }}\n"
+                "inline int is(const void *) { return 2; } }\nstruct later { int a; };"
+            ),
+            first,
+            "",
+            "int two(later * at) { return in::is(at); }",
+        )
+        for how, first in TOLD_FIRST.items()
+    },
+    "a type that nothing named tells of in a namespace": (
+        (
+            "struct __attribute__((aligned(8))) later { int a; };\n"
+            "namespace in { int dead(struct later * at); inline int is(later *) { return 1; }\n"
+            "inline int is(const void *) { return 2; } }"
+        ),
+        "return 1",
+        "return 3",
+        "int two(later * at) { return in::is(at); }",
+    ),
+    "a static member in line between brackets": (
+        (
+            "int next();\nstruct counted {\nenum { BIT = 1 << 2 };\n"
+            "static inline int first = next() + 1;\nint of(counted * at) { return at->a; }\nint a;\n};"
+        ),
+        "+ 1",
+        "+ 2",
+        "",
+    ),
+    "a static member in line whose name is in parentheses": (
+        "int next();\nstruct counted { static inline int (first) = next() + 1; };",
+        "+ 1",
+        "+ 2",
+        "",
+    ),
+    "a static member that is in line at last": (
+        (
+            "int next();\nstruct held { using type = int; };\n"
+            "struct counted { static held::type inline first = next() + 1; };"
+        ),
+        "+ 1",
+        "+ 2",
+        "",
+    ),
+    "an object that is made of a new one": (
+        "struct maker { maker(void *, int = 2); };\nmaker made(new int *);",
+        "= 2",
+        "= 3",
+        "",
+    ),
     "an object that is made of words with a comma": (
         'struct maker { maker(const char *); };\nmaker made("one, const two");',
         "const two",
@@ -212,17 +289,6 @@ CHANGES_CPP = {
         "{ int dead(); }",
         "{ inline int of(int) { return 3; } }",
         "namespace used { int two() { return of(1); } }",
-    ),
-    "a type that is told of where nothing is named": (
-        (
-            "int dead(struct later * at);\n"
-            "namespace in { inline int is(struct later *) { return 1; }\n"
-            "inline int is(const void *) { return 2; } }\n"
-            "struct later { int a; };"
-        ),
-        "int dead(struct later * at);",
-        "",
-        "int two(later * at) { return in::is(at); }",
     ),
     "another overload": (
         "long wide(double);",

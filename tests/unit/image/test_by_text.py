@@ -16,7 +16,7 @@ TOOL = Path(__file__).resolve().parents[3] / "templates/ccache/by_text.py"
 # Counts what it compiles, which preprocessing is not. It is GCC: what is asked of it is common to both.
 COMPILER = """#!/bin/sh
 case " $* " in *" -E "*) ;; *) echo "$@" >> {calls} ;; esac
-exec g++ "$@"
+exec {name} "$@"
 """
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
@@ -30,11 +30,17 @@ class Bed:
         (self.folder / "one.h").write_text(header)
         (self.folder / "one.cpp").write_text(f'#include "one.h"\n{source}')
 
-    def run(self, *words: str, compiler: str = "one", tool: Path = TOOL, **more: str) -> process.Result:
+    def run(
+        self, *words: str, compiler: str = "one", tool: Path = TOOL, name: str = "g++", **more: str
+    ) -> process.Result:
         """Run it as ccache does."""
         kept = {"TEXT_CACHE": str(self.folder / "kept"), "TEXT_CACHE_ID": compiler} if compiler else {}
         env = {"PATH": os.environ["PATH"], **kept, **more}
-        command = [sys.executable, str(tool), str(self.folder / "compiler"), *words]
+        called = self.folder / name
+        if not called.exists():
+            called.write_text(COMPILER.format(calls=self.folder / "calls", name=name.partition("-")[0]))
+            called.chmod(0o755)
+        command = [sys.executable, str(tool), str(called), *words]
         return process.run(command, cwd=self.folder, env=env, check=False)
 
     def compile(self, *words: str, compiler: str = "one", tool: Path = TOOL) -> tuple[bytes, int]:
@@ -55,9 +61,6 @@ class Bed:
 
 @pytest.fixture
 def bed(tmp_path: Path) -> Bed:
-    compiler = tmp_path / "compiler"
-    compiler.write_text(COMPILER.format(calls=tmp_path / "calls"))
-    compiler.chmod(0o755)
     return Bed(tmp_path)
 
 
@@ -302,12 +305,41 @@ def test_what_is_an_error_stays_one(bed: Bed, source: str, words: tuple[str, ...
 
 
 def test_a_target_that_code_asks_for_has_its_macros(bed: Bed) -> None:
-    target = '#pragma GCC push_options\n#pragma GCC target("avx512vbmi")\n'
-    source = "#ifdef __AVX512VBMI__\nint one() { return 2; }\n#else\nint one() { return 1; }\n#endif\n"
-    bed.write(target, f'#include "one.h"\n{source}#pragma GCC pop_options\n')
-    made, calls = bed.compile("-O2")
+    """Whether or not the preprocessor, asked alone, heeds it: C's does not, up to GCC 12."""
+    (bed.folder / "one.c").write_text(
+        '#include "one.h"\n#ifdef __AVX512VBMI__\nint one(void) { return N; }\n'
+        "#else\nint one(void) { return 1; }\n#endif\n"
+    )
+    for number in (2, 3):
+        (bed.folder / "one.h").write_text(f'#pragma GCC target("avx512vbmi")\n#define N {number}\n')
+        made = []
+        for compiler in ("one", ""):
+            done = bed.run("-O1", "-c", "-o", "one.o", "one.c", compiler=compiler, name="gcc")
+            assert done.code == 0
+            made.append((bed.folder / "one.o").read_bytes())
+        assert made[0] == made[1]
+
+
+def test_targets_of_a_systems_header_are_known_by_their_text(bed: Bed) -> None:
+    (bed.folder / "one.cpp").write_text("#include <immintrin.h>\nint one() { return 1; }\n")
+    made, calls = bed.compile("-O1")
     assert calls == 1
-    assert bed.compile("-O2", compiler="") == (made, 1)
+    assert bed.compile("-O1") == (made, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("g++-1", ("one.c",)), ("gcc", ("-DNAME=one.c", "one.cpp")), ("gcc", ("one.c",))]
+)
+def test_the_language_is_the_one_that_the_compiler_takes_it_for(
+    bed: Bed, name: str, words: tuple[str, ...]
+) -> None:
+    (bed.folder / "one.c").write_text("int one(void) { return sizeof('a'); }\n")
+    (bed.folder / "one.cpp").write_text("int one(void) { return sizeof('a'); }\n")
+    made = []
+    for compiler in ("one", ""):
+        assert bed.run("-O1", "-c", "-o", "one.o", *words, compiler=compiler, name=name).code == 0
+        made.append((bed.folder / "one.o").read_bytes())
+    assert made[0] == made[1]
 
 
 @pytest.mark.parametrize(

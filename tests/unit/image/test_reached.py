@@ -84,9 +84,11 @@ def both(common: Iterable[str], cpp: Iterable[str] = ()) -> pytest.MarkDecorator
 
 @both(UNNAMED, UNNAMED_CPP)
 def test_a_declaration_that_nothing_names_compiles_nothing(bed: Bed, what: str) -> None:
-    bed.write("#include <assert.h>\n" + HEADER)
+    source = f"{SOURCE}int two(const struct tm * at) {{ return at->tm_year; }}\n"
+    system = "#include <assert.h>\n#include <time.h>\n"
+    bed.write(system + HEADER, source)
     made, _ = bed.compile()
-    bed.write(f"#include <assert.h>\n{HEADER}{what}\n")
+    bed.write(f"{system}{HEADER}{what}\n", source)
     assert bed.compile() == (made, True)
     assert bed.compile_anew() == made
 
