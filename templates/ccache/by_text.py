@@ -66,6 +66,8 @@ PLAIN = re.compile(
     |(?:GCC\ )?(?:no)?unroll(?:\ *\(?\d+\)?)?""",
     re.VERBOSE,
 )
+# In these GCC's preprocessor puts the values in.
+OPENMP = re.compile(rf"{PLAIN.pattern}|omp\b.*", re.VERBOSE)
 TARGET = re.compile(r"\n[ \t]*#[ \t]*pragma[ \t]+GCC[ \t]+target\b")
 BLANK = re.compile(r"\n\s*\n")
 QUICK = 1
@@ -138,6 +140,11 @@ def source(words: Sequence[str]) -> str:
     return next(word for word in words[1:] if word.endswith(SOURCES) and not word.startswith("-"))
 
 
+def is_openmp(words: Sequence[str]) -> bool:
+    """Say whether GCC heeds the pragmas of OpenMP."""
+    return "-fopenmp" in words and not is_hip(words) and "clang" not in Path(words[0]).name
+
+
 def result(words: Sequence[str]) -> str:
     """Give the file that is asked for."""
     return dict(pairwise(words)).get("-o", "")
@@ -168,12 +175,13 @@ def known(words: Sequence[str], compiler: str) -> Iterator[Known]:
     told = [word for word in said if not word.startswith(OF_TEXT)]
     # The second takes longer to find than the first, and is for what the first did not give.
     whole = unplaced(text)
-    is_whole = whole is not None and says_all(whole)
+    plain = OPENMP if is_openmp(words) else PLAIN
+    is_whole = whole is not None and says_all(whole, plain)
     if whole is not None and is_whole:
         yield Known(key(whole, told, compiler))
     part = left(text, is_cpp=not is_c(words))
     # What the whole does not hold, no part does.
-    if part is not None and (is_whole or says_all(part)):
+    if part is not None and (is_whole or says_all(part, plain)):
         yield Known(key(part, told, compiler), None if is_hip(words) else part)
 
 
@@ -212,12 +220,12 @@ def key(text: str, told: Sequence[str], compiler: str) -> str:
     return hashlib.sha256(said_all.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def says_all(text: str) -> bool:
-    """Say whether nothing is put into a text after preprocessing."""
+def says_all(text: str, plain: re.Pattern[str]) -> bool:
+    """Say whether nothing is put into a text after preprocessing, where these are the plain pragmas."""
     # A plain word is found ten times as quickly as an expression.
     if any(place in text for place in PLACES) or FILES.search(text):
         return False
-    return all(PLAIN.fullmatch(pragma) for pragma in set(pragmas(text)))
+    return all(plain.fullmatch(pragma) for pragma in set(pragmas(text)))
 
 
 def pragmas(text: str) -> Iterator[str]:

@@ -38,7 +38,8 @@ class Bed:
         env = {"PATH": os.environ["PATH"], **kept, **more}
         called = self.folder / name
         if not called.exists():
-            called.write_text(COMPILER.format(calls=self.folder / "calls", name=name.partition("-")[0]))
+            real = name.partition("-")[0].replace("clang", "g")
+            called.write_text(COMPILER.format(calls=self.folder / "calls", name=real))
             called.chmod(0o755)
         command = [sys.executable, str(tool), str(called), *words]
         return process.run(command, cwd=self.folder, env=env, check=False)
@@ -120,6 +121,31 @@ def test_another_value_of_a_macro_in_a_pragma_is_compiled(bed: Bed, pragma: str)
     for count in (2, 4):
         bed.write(f"#define COUNT {count}\n", source)
         assert bed.compile("-w")[1] == 1
+
+
+def test_a_macro_in_a_pragma_of_openmp_is_told_by_the_text(bed: Bed) -> None:
+    source = (
+        "void one(int * all) {\n#pragma omp parallel for num_threads(COUNT)\n"
+        "for (int i = 0; i < 9; i++) all[i]++; }\n"
+    )
+    words = ("-O2", "-fopenmp")
+    made = {}
+    for count in (2, 4):
+        bed.write(f"#define COUNT {count}\n", source)
+        made[count], calls = bed.compile(*words)
+        assert calls == 1
+        assert bed.compile(*words, compiler="") == (made[count], 1)
+    assert made[2] != made[4]
+    bed.write("#define COUNT 2\nint other();\n", source)
+    assert bed.compile(*words) == (made[2], 0)
+    # Where they are not heeded the value is put in by nobody.
+    for name in ("clang++", "g++"):
+        asked = words if name == "clang++" else words[:1]
+        for count in (2, 4):
+            bed.write(f"#define COUNT {count}\n", source)
+            done = bed.run(*asked, "-w", "-c", "-o", "one.o", "one.cpp", name=name)
+            assert done.code == 0
+            assert bed.calls() == 1
 
 
 def test_an_error_is_the_compilers_and_nothing_is_kept(bed: Bed) -> None:
