@@ -41,7 +41,8 @@ OF_TEXT = ("-D", "-U", "-I")
 # These have the list of headers written: words of their own, and those with a file or a name after them.
 DEPENDENCIES, DEPENDENCIES_OF = frozenset({"-MD", "-MMD", "-MP"}), frozenset({"-MF", "-MT", "-MQ"})
 SOURCES = (".c", ".cpp", ".cc", ".cxx", ".cu", ".hip")
-# Words that ask for more than one file, or for what is no text, or have code made that nothing names.
+# Words that ask for more than one file, or for what is no text, or have code made that nothing names; and those
+# that say how a text is read, or belong to the next word.
 OTHERWISE = re.compile(
     r"""@|-$|-g(?!0)|-save-temps|--coverage|-m(?:arch|tune|cpu)=native|-specs|-Wp,|-Wa,|-include|-imacros
     |-f(?:profile|sanitize|plugin|keep|gnu89|instrument|lto|short-enums|input-charset)|-Xpreprocessor
@@ -109,9 +110,8 @@ def main(words: Sequence[str]) -> int:
 
 def is_plain(words: Sequence[str]) -> bool:
     """Say whether one file is asked for, of one source, and of nothing but its text."""
-    sources = [word for word in words[1:] if word.endswith(SOURCES) and not word.startswith("-")]
     asks_otherwise = any(OTHERWISE.match(word) for word in words[1:])
-    if RESULTS.isdisjoint(words) or len(sources) != 1 or asks_otherwise:
+    if RESULTS.isdisjoint(words) or len(sources(words)) != 1 or asks_otherwise:
         return False
     if not is_hip(words) and ("-x" in words or not is_listed(words)):
         return False
@@ -119,7 +119,7 @@ def is_plain(words: Sequence[str]) -> bool:
     if is_c(words) and "++" in Path(words[0]).name:
         return False
     without = os.environ.get("TEXT_CACHE_WITHOUT")
-    if without and without in sources[0]:
+    if without and without in sources(words)[0]:
         return False
     made = Path(result(words))
     return words.count("-o") == 1 and bool(made.name) and (made.is_file() or not made.exists())
@@ -132,12 +132,12 @@ def is_listed(words: Sequence[str]) -> bool:
 
 def is_c(words: Sequence[str]) -> bool:
     """Say whether the source's name is one of C."""
-    return source(words).endswith(".c")
+    return sources(words)[0].endswith(".c")
 
 
-def source(words: Sequence[str]) -> str:
-    """Give the file that is compiled."""
-    return next(word for word in words[1:] if word.endswith(SOURCES) and not word.startswith("-"))
+def sources(words: Sequence[str]) -> list[str]:
+    """Give the files that are compiled."""
+    return [word for word in words[1:] if word.endswith(SOURCES) and not word.startswith("-")]
 
 
 def is_openmp(words: Sequence[str]) -> bool:
@@ -187,7 +187,7 @@ def known(words: Sequence[str], compiler: str) -> Iterator[Known]:
 
 def compiled(words: Sequence[str], text: str) -> bool:
     """Say whether a text could be compiled in the source's place; what was wrong with it is told nobody."""
-    file = source(words)
+    file = sources(words)[0]
     asked: list[str] = []
     following = iter(words)
     for word in following:

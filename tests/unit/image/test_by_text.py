@@ -259,7 +259,7 @@ def test_what_counts_is_what_is_compiled(bed: Bed, tmp_path: Path) -> None:
     shutil.rmtree(bed.folder / "kept")
     other, calls = bed.compile(tool=with_reached(tmp_path, "return text.replace('return 1', 'return 2')"))
     assert (calls, other != made) == (1, True)
-    # Nothing of it was asked of the preprocessor.
+    # The list of headers is that of the source.
     assert (bed.folder / "one.d").read_text().startswith("one.o:")
 
 
