@@ -105,6 +105,10 @@ class Bench:
         return SimpleNamespace(ok=ok, checks=(check,))
 
 
+def room(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=free))
+
+
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     tools = tmp_path / "tools"
@@ -112,6 +116,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     (tools / "buildx.py").write_text(BUILDX)
     root = checkout(tmp_path / "checkout")
     bench = Bench(root, tools, PretendedImages(tmp_path))
+    # Whatever disk these tests run on.
+    room(monkeypatch, 100 * 10**9)
     bench.says("")
     monkeypatch.setattr(verify, "verify", bench.verify)
     monkeypatch.setattr(basis, "ensure", lambda *_args, **_options: "amdserve-base:debian-forky")
@@ -340,10 +346,6 @@ def test_interrupted_build_leaves_no_candidate(bench: Bench, monkeypatch: pytest
     with pytest.raises(KeyboardInterrupt):
         bench.build()
     assert bench.images.has == {}
-
-
-def room(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=free))
 
 
 def test_full_disk_is_refused_before_anything_is_done(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
