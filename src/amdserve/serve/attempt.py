@@ -8,16 +8,14 @@ from typing import Any
 
 from amdserve.serve import procfs
 from amdserve.serve.classify import SERVED_WELL, Failure
-from amdserve.serve.devices import none_listed, parse, pick
 from amdserve.serve.doubt import Doubt
-from amdserve.serve.flags import LIST, SPLITTING
+from amdserve.serve.listing import Listing
 from amdserve.serve.probe import Probe, ask
-from amdserve.serve.runner import House, Runner, environment
+from amdserve.serve.runner import House, Runner
 from amdserve.serve.selfcheck import check
 from amdserve.serve.watch import ServeWatch, under_way
 
 SERVING = 5.0  # seconds between probes while serving
-LISTING = 60.0  # a driver that compiles shaders for the first time is slow
 GRACE = 1.5  # seconds between the signal to end and the one that cannot be refused
 
 
@@ -36,8 +34,7 @@ class Attempt:
         self.house, self.entry = house, entry
         self.backend: str = entry["backend"]
         self.served = 0.0
-        self.device = str(entry.get("device_name") or entry["device"])
-        self.device_flags: list[str] = []
+        self.listing = Listing(house, entry)
         self.address = (str(house.spec["host"]), int(house.spec["port"]))
 
     def run(self) -> Failure | None:
@@ -45,49 +42,33 @@ class Attempt:
         self.house.status.set("starting", backend=self.backend, device=self.device)
         for note in self.entry.get("notes", ()):
             self.house.log.say(note, "warning")
-        failure = self.find_device()
-        if self.entry["device"] == "gpu":
-            self.house.status.phases.lap("devices")
-        failure = failure or self._arithmetic() or self._start()
+        if self.listing.take_ahead() and (known := self.house.memory.alone(self.backend)):
+            # Its arithmetic was checked here where the GPU was the only one: no need to wait for the answer.
+            self.listing.device = known
+            failure = self._start(listed=False)
+        else:
+            failure = self.find_device()
+            if self.entry["device"] == "gpu":
+                self.house.status.phases.lap("devices")
+            failure = failure or self._arithmetic()
+            if failure is None:
+                self._listed()
+                failure = self._start()
         return None if self.house.loop.stops else failure
+
+    @property
+    def device(self) -> str:
+        """What it computes on, in the best words known so far."""
+        return self.listing.device
+
+    @property
+    def device_flags(self) -> list[str]:
+        """Arguments that choose the device."""
+        return self.listing.flags
 
     def find_device(self) -> Failure | None:
         """Ask the binary itself what it sees, and find the device that is meant."""
-        ahead = self.house.ahead
-        if self.entry["device"] != "gpu" or not self.entry.get("lists_devices"):
-            if ahead is not None:
-                ahead.drop()
-            return None
-        runner = Runner(self.house, self.entry, self.address, lambda line: line)
-        argv = [*self.entry["program"], LIST]
-        child = ahead.take(argv, environment(self.entry)) if ahead is not None else None
-        if ahead is not None and child is not None:
-            runner.adopt(child, ahead.kills)
-        elif failure := runner.start(argv):
-            return failure
-        assert runner.child is not None
-        limit = time.monotonic() + LISTING
-        while not runner.ended and time.monotonic() < limit and not self.house.loop.stops:
-            self.house.loop.turn(0.2)
-        if not runner.ended:
-            runner.kill()
-            return runner.failure("hang", f"no list of devices within {LISTING:.0f} s")
-        code = runner.child.code
-        if code:
-            judged = runner.judged(ready=False)
-            return Failure(judged.cls, f"asked for its devices: {judged.detail}", code, runner.seconds)
-        self.house.loop.forget(runner.child)
-        lines = list(runner.child.lines.kept)
-        found = parse(lines)
-        if not found:
-            return Failure("no-device", none_listed(lines), 0, runner.seconds)
-        ordinal = int(self.entry.get("ordinal", 0))
-        chosen = pick(found, self.entry.get("hints", ()), ordinal) or (found[0] if len(found) == 1 else None)
-        if chosen is not None:
-            self.device = chosen.text
-            if len(found) > 1 and not SPLITTING & set(self.entry["argv"]):
-                self.device_flags = ["--device", chosen.name]
-        return None
+        return self.listing.find()
 
     def _arithmetic(self) -> Failure | None:
         """Before it serves here for the first time: does it compute what the CPU computes?"""
@@ -107,7 +88,17 @@ class Attempt:
             )
         return failure
 
-    def _start(self) -> Failure | None:
+    def _listed(self) -> None:
+        """Remember whether the GPU is the only one, for the next start."""
+        if self.listing.wanted and not self.house.loop.stops:
+            self.house.memory.note_alone(self.backend, self.listing.alone)
+
+    def _start(self, *, listed: bool = True) -> Failure | None:
+        """Start it and watch it.
+
+        Args:
+            listed: its list of devices has been read; else that is done while it loads.
+        """
         if self.house.loop.stops:
             return None
         log, backend = self.house.log, self.backend
@@ -122,8 +113,15 @@ class Attempt:
         runner = Runner(self.house, self.entry, self.address, each)
         failure = runner.start([*self.entry["argv"], *self.device_flags])
         if failure or runner.child is None:
+            self.listing.drop()
             return failure
         self.house.status.set("loading", backend=backend, device=self.device, pid=runner.child.pid)
+        if not listed:
+            failure = self.listing.find(runner)
+            if not runner.ended:
+                self._listed()
+                if (failure or self.device_flags) and not self.house.loop.stops:
+                    return self._otherwise(runner, failure)
         failure = runner.load()
         if failure is None and not runner.ended and not self.house.loop.stops:
             self._ready(runner)
@@ -134,6 +132,15 @@ class Attempt:
             else:
                 runner.kill()
         return failure
+
+    def _otherwise(self, runner: Runner, failure: Failure | None) -> Failure | None:
+        """The GPU is gone, or no longer the only one: end what was begun, and begin anew if that helps."""
+        runner.kill()
+        if not runner.ended:
+            return failure or runner.failure("hang", "it cannot be ended, to be started on another device")
+        if failure is None:
+            self.house.log.say(f"{self.backend} lists several devices now: it is started again", "warning")
+        return failure or self._start()
 
     def _ready(self, runner: Runner) -> None:
         assert runner.child is not None

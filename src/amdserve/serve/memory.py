@@ -25,6 +25,9 @@ AT_START, WHILE_SERVING, PROVEN = 7 * DAY, DAY, 90 * DAY
 LOCK_PATIENCE = 5.0
 MOST_ENTRIES = 500
 
+# Takes an entry as it is, None where there is none, and gives it as it shall be.
+Change = Callable[[Mapping[str, Any] | None], Mapping[str, Any] | None]
+
 
 def key(*parts: str | None) -> str:
     """Make one key of what a memory is about: model, gfx, driver, image."""
@@ -57,6 +60,18 @@ class Memory:
         """Tell whether the backend has given the reference's answer here."""
         entry = self._part(self._read(), "proofs", self.proof).get(backend)
         return bool(entry and entry.get("ok"))
+
+    def alone(self, backend: str) -> str | None:
+        """Give the GPU that a proven backend saw, where that was the only one."""
+        entry = self._part(self._read(), "proofs", self.proof).get(backend, {})
+        name = entry.get("alone")
+        return name if entry.get("ok") and isinstance(name, str) else None
+
+    def note_alone(self, backend: str, name: str | None) -> None:
+        """Remember of a proven backend which GPU it saw; None where it was not the only one."""
+        entry = self._part(self._read(), "proofs", self.proof).get(backend)
+        if entry and entry.get("ok") and entry.get("alone") != name:
+            self._update("proofs", self.proof, backend, lambda now: now and {**now, "alone": name})
 
     def failed(self, backend: str, failure: Failure, *, served: float) -> None:
         """Remember a failure, if it is of a kind that would come again."""
@@ -109,12 +124,17 @@ class Memory:
         return at <= self.clock() + DAY and until > self.clock()
 
     def _change(self, kind: str, about: str, backend: str, entry: Mapping[str, Any] | None) -> None:
+        self._update(kind, about, backend, lambda _: entry)
+
+    def _update(self, kind: str, about: str, backend: str, change: Change) -> None:
+        """Put something in an entry's place, with nobody else's change between."""
         if self.place is None:
             return
         # A memory that cannot be written must not stop a server.
         with contextlib.suppress(OSError), _locked(self.place):
             data = self._pruned(self._read())
             table = data[kind].setdefault(about, {})
+            entry = change(table.get(backend))
             if entry is None:
                 table.pop(backend, None)
             else:

@@ -33,8 +33,8 @@ PATIENCE = 30.0
 # A supervisor whose longest times, which nobody can set, are shorter.
 IMPATIENT = """
 import sys
-from amdserve.serve import attempt, classify, start
-attempt.SERVED_WELL = classify.SERVED_WELL = attempt.LISTING = float(sys.argv.pop(1))
+from amdserve.serve import attempt, classify, listing, start
+attempt.SERVED_WELL = classify.SERVED_WELL = listing.LISTING = float(sys.argv.pop(1))
 start.supervise(int(sys.argv[1]))
 """
 
