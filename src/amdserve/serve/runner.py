@@ -115,9 +115,13 @@ class Runner:
         watch = LoadWatch(spec["load_stall"], time.monotonic())
         probe = Probe(host, port, self.entry["probe"], key=self.house.key)
         asked = looked = time.monotonic()
-        pause = FAST
+        pause, heard = FAST, child.lines.count
         while child.code is None and not self.house.loop.stops:
             now = time.monotonic()
+            if child.lines.count != heard:
+                # What it says last before it answers is that it has loaded.
+                heard, pause = child.lines.count, FAST
+                asked = min(asked, now + FAST)
             # Somebody else may have taken the port a moment ago, and answer on it.
             if probe.status == 200 and procfs.listens(child.pid, port) is not False:
                 return self._silent_cpu()

@@ -101,6 +101,17 @@ def test_a_start_tells_its_phases(bed: Bed) -> None:
     assert parts(told) == pytest.approx(told["ready"], abs=EXACT)
 
 
+def test_it_is_ready_as_soon_as_the_backend_says_that_it_has_loaded(bed: Bed) -> None:
+    seconds, record = 5.0, bed.folder / "record"
+    behaviour = {"load": seconds, "quiet": True, "record": str(record)}
+    with bed.supervise(bed.spec(bed.entry(VULKAN, **behaviour))) as run:
+        status = run.until("ready", VULKAN)
+        run.stop()
+    (begun,) = bed.starts(record)
+    # By then it is asked twice a second only.
+    assert status["since"] - begun["at"] - seconds < 0.25
+
+
 def test_the_planner_says_how_long_detection_took(bed: Bed) -> None:
     bed.image(llama_cpp_python=bed.backend(CPU, offload=None))
     with bed.serve(str(bed.model), "--port", str(bed.port), "--host", "127.0.0.1") as run:
