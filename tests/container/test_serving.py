@@ -50,7 +50,7 @@ def chat(server: Server, limit: int = 32, **more: object) -> str:
     return answer.choices[0].message.content or ""
 
 
-def streamed(server: Server, limit: int = 32) -> list[str]:
+def streamed(server: Server, limit: int = 32, **more: object) -> list[str]:
     client = server.openai
     model = client.models.list().data[0].id
     pieces = client.chat.completions.create(
@@ -60,7 +60,7 @@ def streamed(server: Server, limit: int = 32) -> list[str]:
         temperature=0,
         seed=1,
         stream=True,
-        extra_body=PLAIN,
+        extra_body={**PLAIN, **more},
     )
     return [
         piece.choices[0].delta.content for piece in pieces if piece.choices and piece.choices[0].delta.content
@@ -86,9 +86,10 @@ def test_no_prompt_is_read_back_from_the_device_number_by_number(on_vulkan: Serv
 
 
 def test_the_openai_client_gets_a_streamed_answer(on_vulkan: Server) -> None:
-    pieces = streamed(on_vulkan)
+    # Without what a slot still holds of clients that came at once: that was rounded otherwise.
+    pieces = streamed(on_vulkan, cache_prompt=False)
     assert len(pieces) > 16
-    assert "".join(pieces) == chat(on_vulkan)
+    assert "".join(pieces) == chat(on_vulkan, cache_prompt=False)
     assert re.fullmatch(r"( [a-z]{4})+", "".join(pieces)), "no words of the model's own vocabulary"
 
 
