@@ -158,6 +158,16 @@ def _release(tree: Path) -> str:
     return "release-" + tree.name.removeprefix("llama_cpp_python-")
 
 
+def tools(root: Path, dockerfile: str) -> list[str]:
+    """Give what stands between the build and the compilers: how it is copied, and digests of the files.
+
+    What was kept by one of another version may not be found again, as if nothing had been kept.
+    """
+    lines = sorted(set(re.findall(_TOOLS, dockerfile, re.M | re.S)))
+    files = sorted({name for line in lines for name in re.findall(r"(?:templates|src)/\S+\.\w+", line)})
+    return [*lines, *(digest((root / name).read_bytes()) for name in files)]
+
+
 def prepare(project: Project, cell: Cell, engine: Engine, dockerfile: str) -> None:
     """Build the image with every compiler and the source in it; the build cache has most of it already."""
     source.obtain(project.llama, project.sources, project.root)
@@ -375,8 +385,9 @@ def main() -> int:
     )
     trees = [tree.resolve(strict=True) for tree in asked.releases]
     todo = phases(dockerfile, two, trees, trial=asked.trial)
-    # By what is compiled and with which words; the words are the same for every release.
-    key = digest("\0".join((project.llama.digest, *(phase.script for phase in todo[:2]))))
+    # By what is compiled, with which words and which tools; the words are the same for every release.
+    scripts = (phase.script for phase in todo[:2])
+    key = digest("\0".join((project.llama.digest, *scripts, *tools(project.root, dockerfile))))
     known = json.loads(file.read_text("utf-8")) if file.is_file() and not asked.fresh else {}
     todo = tuple(phase for phase in todo if bool(phase.tree) == bool(trees))
     if asked.report:
