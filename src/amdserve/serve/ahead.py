@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from amdserve.errors import AmdserveError
 from amdserve.serve.child import Child
-from amdserve.serve.flags import LIST
+from amdserve.serve.flags import LIST, no_device
 from amdserve.serve.options import ENV_PREFIX
 from amdserve.serve.procfs import oom_kills
 
@@ -37,6 +37,8 @@ def guess(values: Mapping[str, Any], environ: Mapping[str, str]) -> list[str] | 
     if values.get("backend", "auto") not in ("auto", BACKEND):
         return None
     if values.get("server_type", "llm") != "llm" or _is_huggingface(str(values.get("model_path", ""))):
+        return None
+    if no_device(values.get("extra_args", ())):
         return None
     nodes = Path(environ.get(SYSROOT) or "/", "dev/dri").glob("renderD*")
     if not environ.get("GGML_VK_VISIBLE_DEVICES") and not any(nodes):

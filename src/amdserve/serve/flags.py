@@ -7,15 +7,20 @@ nothing is passed on that the shipped binary's help, recorded when the image was
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 
 LIST = "--list-devices"
+DEVICE = ("--device", "-dev")
 # Flags by which a user chooses devices himself.
-SPLITTING = frozenset(
-    {"--device", "-dev", "--tensor-split", "-ts", "--split-mode", "-sm", "--main-gpu", "-mg"}
-)
-
+SPLITTING = frozenset({*DEVICE, "--tensor-split", "-ts", "--split-mode", "-sm", "--main-gpu", "-mg"})
 _FLAG = re.compile(r"(?<![\w-])(--?[A-Za-z][\w\-]*)")
+
+
+def no_device(words: Sequence[str]) -> bool:
+    """Tell whether llama-server's own arguments say that it shall use no GPU."""
+    return any(flag in DEVICE and value == "none" for flag, value in pairwise(words))
 
 
 class Help:

@@ -16,11 +16,13 @@ from amdserve.serve import commands, vllm, vllm_plan
 from amdserve.serve import measured as measuring
 from amdserve.serve.environment import vulkan_driver
 from amdserve.serve.fit import Fit, estimate
+from amdserve.serve.flags import no_device
 from amdserve.serve.image import Backend
 from amdserve.serve.line import Command, Device, Job, Refused
 from amdserve.serve.llama import llama_server
 
 VULKAN, ROCM, CPU, VLLM = "llama-server-vulkan", "llama-server-rocm", "llama-cpp-python", "vllm"
+NO_DEVICE = "--device none was given"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,11 @@ class _Maker:
     def forced(self) -> str | None:
         return None if self.job.request.backend == "auto" else self.job.request.backend
 
+    @property
+    def deviceless(self) -> bool:
+        """Whether the user himself says that llama-server shall use no GPU."""
+        return no_device(self.job.request.extra_args)
+
     def consider(self, name: str, make: Callable[[Backend], Entry]) -> None:
         """Put a backend in the plan, or among what was left out."""
         if self.forced and name != self.forced:
@@ -107,6 +114,8 @@ class _Maker:
         self.skipped.append((name, reason))
 
     def vulkan(self, backend: Backend) -> Entry:
+        if self.deviceless:
+            return self._deviceless(backend)
         reason = self._vulkan_reason()
         command = self._llama(backend, "gpu")
         return Entry(VULKAN, reason, command, "gpu", "/health", self._hints(), self.job.request.offloads)
@@ -136,6 +145,10 @@ class _Maker:
         return "hides" in self.gpu_reason or "asked" in self.gpu_reason or self.job.request.vendor is not None
 
     def rocm(self, backend: Backend) -> Entry:
+        if self.deviceless:
+            if VULKAN in self.job.image.backends and not self.forced:
+                raise Refused(f"{NO_DEVICE}: on the CPU it is {VULKAN} again")
+            return self._deviceless(backend)
         gpu = self.gpu
         override: str | None = None
         if gpu is None and not self.forced:
@@ -173,6 +186,11 @@ class _Maker:
         why = {"embedding": "embedding models run on the CPU", "rerank": "rerankers run on the CPU"}
         reason = f"{why.get(self.job.purpose, 'the CPU')}, with --device none"
         return Entry(backend.name, reason, command, "cpu", "/health")
+
+    def _deviceless(self, backend: Backend) -> Entry:
+        if self.job.request.require_gpu:
+            raise Refused(f"{NO_DEVICE}, and a GPU is required")
+        return Entry(backend.name, f"on the CPU: {NO_DEVICE}", self._llama(backend, "cpu"), "cpu", "/health")
 
     def cpu_python(self, backend: Backend) -> Entry:
         if self.job.request.require_gpu:

@@ -15,7 +15,7 @@ from amdserve.gpu.select import choose, usable_bytes
 from amdserve.gpu.sysroot import Sysroot
 from amdserve.serve import image as images
 from amdserve.serve import machine, measured, memory, model, plan
-from amdserve.serve.flags import LIST
+from amdserve.serve.flags import LIST, no_device
 from amdserve.serve.line import Job
 from amdserve.serve.llama import reference_command
 from amdserve.serve.options import OPTIONS
@@ -79,7 +79,7 @@ def about(job: Job, gpu: GPU | None) -> str:
 
 def _saved(job: Job, gpu: GPU | None, place: Path | None) -> measured.Measured | None:
     """Give what was measured and saved; it holds for a model that is on the GPU whole."""
-    if place is None or job.request.n_gpu_layers >= 0:
+    if place is None or job.request.n_gpu_layers >= 0 or no_device(job.request.extra_args):
         return None
     return measured.read(memory.Memory(place, about(job, gpu), "").bench())
 

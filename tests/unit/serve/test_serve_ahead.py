@@ -287,6 +287,8 @@ class TestAlone:
         ({"server_type": "embedding"}, True, {}, False),
         ({"server_type": "llm"}, True, {}, True),
         ({"model_path": "huggingface"}, True, {}, False),
+        ({"extra_args": ("--device", "none")}, True, {}, False),
+        ({"extra_args": ["-dev", "Vulkan1"]}, True, {}, True),
         ({}, True, {"AMDSERVE_IMAGE_JSON": "/nowhere"}, False),
     ],
 )
