@@ -103,6 +103,18 @@ def test_greedy_tokens_equal_the_cpus(on_vulkan: Server, on_cpu: Server) -> None
     assert chat(on_vulkan, cache_prompt=False) == chat(on_cpu, cache_prompt=False)
 
 
+def test_who_wants_no_device_gets_the_cpu(
+    serve_module: Serve, llama: str, lavapipe: Lavapipe, on_cpu: Server
+) -> None:
+    """With a device in sight, and asked for in llama-server's own words."""
+    words = ("serve", MODEL, "--", "--device", "none")
+    server = serve_module(llama, *words, **lavapipe()).wait_for("llama-server-vulkan")
+    told = server.status()
+    assert (told["device"], told["history"]) == ("CPU", [])
+    assert "llvmpipe" not in server.logs()
+    assert chat(server) == chat(on_cpu, cache_prompt=False)
+
+
 def test_the_docker_health_check_holds(on_vulkan: Server) -> None:
     def healthy() -> bool:
         on_vulkan.container.reload()
