@@ -114,8 +114,6 @@ def test_the_self_test_is_made_once(serve: Serve, llama: str, lavapipe: Lavapipe
     assert "self-test" not in second.logs()
     (proof,) = memory(place)["proofs"].values()
     assert 0 <= proof[VULKAN]["off"] < 0.03
-    # It is the only one here, which is known too: its list of devices was read while the server loaded.
-    told = second.status()
-    assert "devices" not in told["phases"]
-    assert "llvmpipe" in told["device"]
-    assert told["device"] == proof[VULKAN]["alone"]
+    # It is the only one here, which is known too: the next start need not wait for a slow list of devices.
+    assert "llvmpipe" in proof[VULKAN]["alone"]
+    assert second.status()["device"] == proof[VULKAN]["alone"]
