@@ -67,7 +67,7 @@ class Budget:
     pairs: int
 
 
-FULL, QUICK = Budget(60, 45, 25, 4), Budget(20, 15, 10, 2)
+FULL, QUICK = Budget(120, 45, 25, 16), Budget(20, 15, 10, 2)
 
 
 @dataclass(slots=True)

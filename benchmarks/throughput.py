@@ -1,13 +1,13 @@
 """What serving through the container's entrypoint costs, against the same server started by hand.
 
-Run it from a checkout on an idle machine: `python benchmarks/throughput.py [IMAGE] [--quick]`. It takes up to
-ten minutes, with `--quick` five. Both sides are containers of the same image, with the same mounts: one runs
-`amdserve serve`, the other the very command line and environment of the backend that serves in the first one.
-They are asked in turn, so that what else the machine does meets both, and each number is the median of the
-rounds' ratios. Two processes of one program differ by a few percent all their lives, and the one that was
-started first is the slower one: so after some rounds both are started anew, in the other order. One core is
-left to the client, and the image's health check is off. Three things are measured, on each backend that
-needs no GPU:
+Run it from a checkout on an idle machine: `python benchmarks/throughput.py [IMAGE] [--quick]`. It takes a
+quarter of an hour, with `--quick` five minutes. Both sides are containers of the same image, with the same
+mounts: one runs `amdserve serve`, the other the very command line and environment of the backend that serves
+in the first one. They are asked in turn, so that what else the machine does meets both, and each number is
+the median of the rounds' ratios. Two processes of one program differ by a few percent all their lives, and
+the one that was started first is the slower one: so after some rounds both are started anew, in the other
+order. One core is left to the client, and the image's health check is off. Three things are measured, on each
+backend that needs no GPU:
 
 - a load of streamed chats: prompt and generation rate, time to the first token, and parallel clients;
 - from `docker run` to the first complete answer, with image, model and shaders warm: with a volume for the
