@@ -158,12 +158,16 @@ def _release(tree: Path) -> str:
     return "release-" + tree.name.removeprefix("llama_cpp_python-")
 
 
+def _copied(dockerfile: str) -> list[str]:
+    return re.findall(_TOOLS, dockerfile, re.M | re.S)
+
+
 def tools(root: Path, dockerfile: str) -> list[str]:
     """Give what stands between the build and the compilers: how it is copied, and digests of the files.
 
     What was kept by one of another version may not be found again, as if nothing had been kept.
     """
-    lines = sorted(set(re.findall(_TOOLS, dockerfile, re.M | re.S)))
+    lines = sorted(set(_copied(dockerfile)))
     files = sorted({name for line in lines for name in re.findall(r"(?:templates|src)/\S+\.\w+", line)})
     return [*lines, *(digest((root / name).read_bytes()) for name in files)]
 
@@ -177,11 +181,10 @@ def prepare(project: Project, cell: Cell, engine: Engine, dockerfile: str) -> No
     tools = next(text for text in stage(dockerfile, BINDING) if "venv /build-tools" in text)
     # Not the image's own environment, only what makes wheels.
     tools = tools.partition("&& PATH=")[0].rstrip(" \\\n")
-    own = re.findall(_TOOLS, dockerfile, re.M | re.S)
     text = dockerfile + (
         f"\nFROM rocm-toolchain AS benchmark\nRUN {packages}\n"
         f"COPY requirements/container-build.txt requirements/container.txt /requirements/\nRUN {tools}\n"
-        f"COPY --from=source / /src/llama-cpp-python\n{''.join(own)}"
+        f"COPY --from=source / /src/llama-cpp-python\n{''.join(_copied(dockerfile))}"
     )
     folder = project.root / "build" / "benchmark"
     folder.mkdir(parents=True, exist_ok=True)

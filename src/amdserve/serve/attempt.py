@@ -47,7 +47,7 @@ class Attempt:
             self.listing.device = known
             failure = self._start(listed=False)
         else:
-            failure = self.find_device()
+            failure = self.listing.find()
             if self.entry["device"] == "gpu":
                 self.house.status.phases.lap("devices")
             failure = failure or self._arithmetic()
@@ -61,15 +61,6 @@ class Attempt:
         """What it computes on, in the best words known so far."""
         return self.listing.device
 
-    @property
-    def device_flags(self) -> list[str]:
-        """Arguments that choose the device."""
-        return self.listing.flags
-
-    def find_device(self) -> Failure | None:
-        """Ask the binary itself what it sees, and find the device that is meant."""
-        return self.listing.find()
-
     def _arithmetic(self) -> Failure | None:
         """Before it serves here for the first time: does it compute what the CPU computes?"""
         house = self.house
@@ -78,7 +69,7 @@ class Attempt:
         if house.reference is None or house.memory.proven(self.backend):
             return None
         begun = time.monotonic()
-        failure, worst = check(house, self.entry, self.device_flags)
+        failure, worst = check(house, self.entry, self.listing.flags)
         house.status.phases.lap("selftest")
         if failure is None and not house.loop.stops:
             house.memory.prove(self.backend, worst)
@@ -111,7 +102,7 @@ class Attempt:
             return clean
 
         runner = Runner(self.house, self.entry, self.address, each)
-        failure = runner.start([*self.entry["argv"], *self.device_flags])
+        failure = runner.start([*self.entry["argv"], *self.listing.flags])
         if failure or runner.child is None:
             self.listing.drop()
             return failure
@@ -120,7 +111,7 @@ class Attempt:
             failure = self.listing.find(runner)
             if not runner.ended:
                 self._listed()
-                if (failure or self.device_flags) and not self.house.loop.stops:
+                if (failure or self.listing.flags) and not self.house.loop.stops:
                     return self._otherwise(runner, failure)
         failure = runner.load()
         if failure is None and not runner.ended and not self.house.loop.stops:

@@ -101,10 +101,10 @@ class Listing:
         found = parse(lines)
         if not found:
             return Failure("no-device", none_listed(lines), 0, runner.seconds)
-        self.alone = found[0].text if len(found) == 1 else None
-        ordinal = int(self.entry.get("ordinal", 0))
-        chosen = pick(found, self.entry.get("hints", ()), ordinal) or (found[0] if self.alone else None)
+        only = found[0] if len(found) == 1 else None
+        self.alone = only.text if only else None
+        chosen = only or pick(found, self.entry.get("hints", ()), int(self.entry.get("ordinal", 0)))
         self.device = chosen.text if chosen else self._planned
-        if chosen and len(found) > 1 and not SPLITTING & set(self.entry["argv"]):
+        if chosen and not only and not SPLITTING & set(self.entry["argv"]):
             self.flags = ["--device", chosen.name]
         return None

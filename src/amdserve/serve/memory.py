@@ -58,19 +58,17 @@ class Memory:
 
     def proven(self, backend: str) -> bool:
         """Tell whether the backend has given the reference's answer here."""
-        entry = self._part(self._read(), "proofs", self.proof).get(backend)
-        return bool(entry and entry.get("ok"))
+        return bool(self._proof(backend))
 
     def alone(self, backend: str) -> str | None:
         """Give the GPU that a proven backend saw, where that was the only one."""
-        entry = self._part(self._read(), "proofs", self.proof).get(backend, {})
-        name = entry.get("alone")
-        return name if entry.get("ok") and isinstance(name, str) else None
+        name = self._proof(backend).get("alone")
+        return name if isinstance(name, str) else None
 
     def note_alone(self, backend: str, name: str | None) -> None:
         """Remember of a proven backend which GPU it saw; None where it was not the only one."""
-        entry = self._part(self._read(), "proofs", self.proof).get(backend)
-        if entry and entry.get("ok") and entry.get("alone") != name:
+        entry = self._proof(backend)
+        if entry and entry.get("alone") != name:
             self._update("proofs", self.proof, backend, lambda now: now and {**now, "alone": name})
 
     def failed(self, backend: str, failure: Failure, *, served: float) -> None:
@@ -100,6 +98,11 @@ class Memory:
     def bench(self) -> dict[str, Any] | None:
         """Give what `amdserve bench` has measured with this model here, or None."""
         return self._part(self._read(), "bench", self.about).get("result")
+
+    def _proof(self, backend: str) -> dict[str, Any]:
+        """Give the entry of a backend that has given the reference's answer here; else an empty one."""
+        entry = self._part(self._read(), "proofs", self.proof).get(backend, {})
+        return entry if entry.get("ok") else {}
 
     def _entry(self, lasts: float) -> dict[str, Any]:
         return {"at": self.clock(), "until": self.clock() + lasts}

@@ -92,9 +92,9 @@ class _Maker:
         return None if self.job.request.backend == "auto" else self.job.request.backend
 
     @property
-    def deviceless(self) -> bool:
-        """Whether the user himself says that llama-server shall use no GPU."""
-        return no_device(self.job.request.extra_args)
+    def on_cpu(self) -> bool:
+        """Whether the kind of model is best served on the CPU, and nobody asks for anything else."""
+        return self.job.purpose != "llm" and not self.job.request.require_gpu and not self.forced
 
     def consider(self, name: str, make: Callable[[Backend], Entry]) -> None:
         """Put a backend in the plan, or among what was left out."""
@@ -114,8 +114,6 @@ class _Maker:
         self.skipped.append((name, reason))
 
     def vulkan(self, backend: Backend) -> Entry:
-        if self.deviceless:
-            return self._deviceless(backend)
         reason = self._vulkan_reason()
         command = self._llama(backend, "gpu")
         return Entry(VULKAN, reason, command, "gpu", "/health", self._hints(), self.job.request.offloads)
@@ -145,10 +143,6 @@ class _Maker:
         return "hides" in self.gpu_reason or "asked" in self.gpu_reason or self.job.request.vendor is not None
 
     def rocm(self, backend: Backend) -> Entry:
-        if self.deviceless:
-            if VULKAN in self.job.image.backends and not self.forced:
-                raise Refused(f"{NO_DEVICE}: on the CPU it is {VULKAN} again")
-            return self._deviceless(backend)
         gpu = self.gpu
         override: str | None = None
         if gpu is None and not self.forced:
@@ -182,15 +176,17 @@ class _Maker:
         raise Refused(f"it is built for {built}, and {gpu.name} is {gpu.gfx or 'of an unknown target'}")
 
     def cpu_llama_server(self, backend: Backend) -> Entry:
-        command = self._llama(backend, "cpu")
-        why = {"embedding": "embedding models run on the CPU", "rerank": "rerankers run on the CPU"}
-        reason = f"{why.get(self.job.purpose, 'the CPU')}, with --device none"
-        return Entry(backend.name, reason, command, "cpu", "/health")
-
-    def _deviceless(self, backend: Backend) -> Entry:
         if self.job.request.require_gpu:
             raise Refused(f"{NO_DEVICE}, and a GPU is required")
-        return Entry(backend.name, f"on the CPU: {NO_DEVICE}", self._llama(backend, "cpu"), "cpu", "/health")
+        command = self._llama(backend, "cpu")
+        why = {"embedding": "embedding models run on the CPU", "rerank": "rerankers run on the CPU"}
+        reason = f"{why[self.job.purpose]}, with --device none" if self.on_cpu else f"on the CPU: {NO_DEVICE}"
+        return Entry(backend.name, reason, command, "cpu", "/health")
+
+    def second_on_cpu(self, backend: Backend) -> Entry:
+        if VULKAN in self.job.image.backends and not self.forced:
+            raise Refused(f"{NO_DEVICE}: on the CPU it is {VULKAN} again")
+        return self.cpu_llama_server(backend)
 
     def cpu_python(self, backend: Backend) -> Entry:
         if self.job.request.require_gpu:
@@ -260,8 +256,7 @@ def make(
 
 
 def _gguf(maker: _Maker) -> None:
-    on_cpu = maker.job.purpose != "llm" and not maker.job.request.require_gpu and not maker.forced
-    if on_cpu:
+    if maker.on_cpu:
         server = next((name for name in (VULKAN, ROCM) if name in maker.job.image.backends), VULKAN)
         maker.consider(server, maker.cpu_llama_server)
         for name in (VULKAN, ROCM):
@@ -269,6 +264,9 @@ def _gguf(maker: _Maker) -> None:
                 maker.skip(
                     name, f"an {maker.job.purpose} model runs on the CPU unless a GPU backend is asked for"
                 )
+    elif no_device(maker.job.request.extra_args):
+        maker.consider(VULKAN, maker.cpu_llama_server)
+        maker.consider(ROCM, maker.second_on_cpu)
     else:
         maker.consider(VULKAN, maker.vulkan)
         maker.consider(ROCM, maker.rocm)

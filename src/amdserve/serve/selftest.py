@@ -14,8 +14,8 @@ from amdserve.errors import UsageError
 from amdserve.process import run as run_command
 from amdserve.serve import image as images
 from amdserve.serve import planning
-from amdserve.serve.attempt import Attempt
 from amdserve.serve.classify import Failure
+from amdserve.serve.listing import Listing
 from amdserve.serve.llama import reference_command
 from amdserve.serve.logs import Log
 from amdserve.serve.loop import Loop
@@ -74,15 +74,15 @@ def run(*, as_json: bool, full: bool) -> int:
 
 def _one(house: House, entry: Mapping[str, Any]) -> dict[str, Any]:
     begun = time.monotonic()
-    attempt = Attempt(house, entry)
-    failure: Failure | None = attempt.find_device()
+    listing = Listing(house, entry)
+    failure: Failure | None = listing.find()
     worst = 0.0
     if failure is None:
-        failure, worst = check(house, entry, attempt.device_flags)
+        failure, worst = check(house, entry, listing.flags)
     detail = f"{failure.cls}: {failure.detail}" if failure else f"{worst:.2g} off, {TOLERANCE} is allowed"
     return {
         "backend": entry["backend"],
-        "device": attempt.device,
+        "device": listing.device,
         "ok": failure is None,
         "off": None if failure else worst,
         "detail": detail,

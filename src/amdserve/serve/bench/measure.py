@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from amdserve.serve.attempt import Attempt
 from amdserve.serve.bench import schedule, tool
 from amdserve.serve.bench.grid import Grid, Job, Test, jobs
 from amdserve.serve.bench.progress import Progress
 from amdserve.serve.bench.result import Backend, Left, Measurement, Trouble
 from amdserve.serve.classify import Failure
+from amdserve.serve.listing import Listing
 from amdserve.serve.runner import House, Runner
 from amdserve.serve.selfcheck import check
 
@@ -132,16 +132,16 @@ class Bench:
         """Find its device, and see that it computes rightly: a GPU that computes nothing is the fastest."""
         one.prepared = True
         self.progress.now(f"{one.name}: looking for its device")
-        attempt = Attempt(self.house, one.entry)
-        failure = attempt.find_device()
-        one.device = attempt.device
-        one.what = one.what._replace(flags=(*one.what.flags, *attempt.device_flags))
+        listing = Listing(self.house, one.entry)
+        failure = listing.find()
+        one.device = listing.device
+        one.what = one.what._replace(flags=(*one.what.flags, *listing.flags))
         if failure or self.stopped or not self.house.spec["selftest"] or not one.entry.get("reference_argv"):
             return failure
         if self.house.reference is None or self.house.memory.proven(one.name):
             return None
         self.progress.say(f"{one.name}: checking its arithmetic, for the first time here")
-        failure, worst = check(self.house, one.entry, attempt.device_flags)
+        failure, worst = check(self.house, one.entry, listing.flags)
         if failure is None and not self.stopped:
             self.house.memory.prove(one.name, worst)
         return failure
