@@ -8,15 +8,16 @@ error texts are the same everywhere.
 from __future__ import annotations
 
 import os
-import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from amdserve.errors import AmdserveError, ProcessError
+from amdserve.values import dataclass
+
+if TYPE_CHECKING:
+    import subprocess
 
 MISSING = 127
 TIMED_OUT = 124
@@ -39,6 +40,8 @@ class Result:
 
 def show(argv: Sequence[str]) -> str:
     """Give the command as a line that can be pasted into a shell."""
+    import shlex  # noqa: PLC0415 - see run
+
     return shlex.join(argv)
 
 
@@ -72,6 +75,9 @@ def run(
     Raises:
         error: the command is missing, took too long or failed, and `check` is set.
     """
+    # Much comes with it, and what makes the plan of a start, which is waited for, seldom starts a program.
+    import subprocess  # noqa: PLC0415
+
     command = tuple(str(part) for part in argv)
     if dry:
         print(f"+ {show(command)}", file=sys.stderr)
@@ -122,6 +128,8 @@ def spawn(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
     Raises:
         ProcessError: it cannot be started.
     """
+    import subprocess  # noqa: PLC0415 - see run
+
     try:
         return subprocess.Popen([str(part) for part in argv], **options)
     except OSError as reason:
@@ -164,6 +172,8 @@ def stream(
 
     Never raises for the exit status: the caller has seen the lines and knows what they mean.
     """
+    import subprocess  # noqa: PLC0415 - see run
+
     process = spawn(
         argv,
         cwd=cwd,

@@ -9,11 +9,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "amdserve"
-SHARED = {"errors", "process"}
+SHARED = {"errors", "process", "values"}
 # A room → the rooms it may use, itself and the shared modules apart.
 ARROWS = {
     "errors": set[str](),
-    "process": {"errors"},
+    "process": {"errors", "values"},
+    "values": set[str](),
     "gpu": set[str](),
     "serve": {"gpu"},
     "doctor": {"gpu"},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +14,7 @@ from amdserve.gpu.cpu import meminfo
 from amdserve.gpu.models import GPU, GPUDetectionResult
 from amdserve.gpu.select import Choice, choose
 from amdserve.gpu.sysroot import Sysroot
+from amdserve.values import dataclass, field
 
 IMAGE_JSON = "/etc/amdserve/image.json"
 # CAP_IPC_LOCK: who has it may lock memory whatever the limit says.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from amdserve.values import dataclass, field
 
 _MARKS = {True: "✔", False: "✘", None: "–"}
 Place = Literal["host", "container"]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
 from typing import Any
 
 from amdserve.doctor.facts import EngineFacts, Facts
 from amdserve.gpu.access import DRI, KFD, ContainerOptions, container_options
 from amdserve.gpu.catalogue import lookup, providers_with_blas
+from amdserve.values import replace
 
 _MODEL = "MODEL.gguf"
 _PORT = 8080

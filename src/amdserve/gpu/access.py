@@ -5,11 +5,11 @@ One answer for the doctor, which prints it, and for the launcher, which uses it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from amdserve.gpu.models import GPUDetectionResult
 from amdserve.gpu.sysroot import Sysroot
+from amdserve.values import dataclass
 
 KFD = "/dev/kfd"
 DRI = "/dev/dri"

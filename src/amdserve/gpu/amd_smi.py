@@ -9,13 +9,13 @@ else by their order, because on some APUs the library reports neither.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from amdserve.gpu import child, kfd
 from amdserve.gpu.catalogue import gpu_type_of, lookup
 from amdserve.gpu.detector import Context
 from amdserve.gpu.models import GPU, Finding
+from amdserve.values import replace
 
 _LIMIT = 10.0
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from amdserve.gpu.models import GPU, OUTCOMES, GPUType, Outcome, Vendor
+from amdserve.values import dataclass
 
 # json, signal and the door to subprocesses are imported where a child is really asked: most machines never
 # get that far, and together they cost more than reading the kernel's files.
 _SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "probe.py")  # noqa: PTH100, PTH118, PTH120
 
 
-class Answer(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Answer:
     """What a library said: outcome, reason, one mapping a device, and facts about the library itself."""
 
     outcome: Outcome

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from amdserve.gpu.models import Finding
 from amdserve.gpu.sysroot import Sysroot
+from amdserve.values import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from amdserve.gpu.catalogue import gpu_type_of, lookup
 from amdserve.gpu.models import GPU
 from amdserve.gpu.sysroot import Sysroot
+from amdserve.values import dataclass
 
 DRM = "/sys/class/drm"
 AMD_VENDOR = 0x1002
@@ -28,7 +28,8 @@ _IP_TO_GFX = {
 }  # fmt: skip
 
 
-class Card(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Card:
     """A DRM device; None where the kernel does not say."""
 
     render_node: str

@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import NamedTuple
 
 from amdserve.gpu import drm
 from amdserve.gpu.catalogue import gpu_type_of
 from amdserve.gpu.detector import Context
 from amdserve.gpu.models import GPU, Finding
 from amdserve.gpu.sysroot import Sysroot
+from amdserve.values import dataclass, replace
 
 NODES = "/sys/class/kfd/kfd/topology/nodes"
 # HSA_HEAPTYPE_FRAME_BUFFER_PUBLIC and …_PRIVATE of the kernel's kfd_crat.h.
 _VRAM_HEAPS = (1, 2)
 
 
-class Node(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Node:
     """A GPU node of the topology: its number, its properties, and the bytes of VRAM in its memory banks."""
 
     number: int
@@ -31,7 +31,8 @@ class Node(NamedTuple):
     vram_bytes: int = 0
 
 
-class Topology(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Topology:
     """What the KFD topology holds: GPU nodes, and the nodes that cannot be read with the reason."""
 
     present: bool

@@ -6,9 +6,10 @@ no others. What the rooms need beyond that (the driver, the unique id) are attri
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
+
+from amdserve.values import dataclass
 
 Vendor = Literal["amd", "nvidia", "cpu"]
 Outcome = Literal["found", "none", "unavailable", "error", "skipped"]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from amdserve.errors import UsageError
 from amdserve.gpu.cpu import system_bytes
 from amdserve.gpu.models import GPU, GPUDetectionResult
 from amdserve.gpu.sysroot import Sysroot
+from amdserve.values import dataclass
 
 _GIB = 1 << 30
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from amdserve.values import dataclass
 
 # pathlib is imported only by who asks for a path: on Python 3.11 it costs a tenth of the time detection has.
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ def read_bytes(path: str) -> bytes:
         return file.read()
 
 
-class Owner(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Owner:
     """Who may open a file: permission bits, numeric user and group."""
 
     mode: int

@@ -9,10 +9,10 @@ index). A `rocm_override` is what people set in HSA_OVERRIDE_GFX_VERSION to run 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from amdserve.gpu.models import GPUType
+from amdserve.values import dataclass
 
 PROVIDERS = ("debian", "amd")
 

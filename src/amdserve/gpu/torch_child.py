@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import replace
 
 from amdserve.gpu import child
 from amdserve.gpu.catalogue import gpu_type_of, lookup
 from amdserve.gpu.detector import Context
 from amdserve.gpu.models import GPU, Finding, GPUType
 from amdserve.gpu.sysroot import read_bytes
+from amdserve.values import replace
 
 # The first import of a ROCm build reads gigabytes.
 _LIMIT = 60.0

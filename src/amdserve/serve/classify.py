@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from amdserve.serve.patterns import Class, patterns
 from amdserve.serve.vllm_words import say
+from amdserve.values import dataclass
 
 Step = Literal["stop", "next", "again"]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from amdserve.values import dataclass
 
 Purpose = Literal["llm", "embedding", "rerank"]
 Format = Literal["gguf", "huggingface"]
@@ -44,7 +45,7 @@ class Model:
     kv_bytes_per_token: int | None = None
     pooling: str | None = None
     files: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
     digest: str = ""
 
     def to_dict(self) -> dict[str, Any]:

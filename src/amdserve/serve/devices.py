@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from amdserve.serve.patterns import patterns
+from amdserve.values import dataclass
 
 _LINE = re.compile(
     r"^  (?P<name>[A-Za-z]+\d+): (?P<text>.*?)(?: \((?P<total>\d+) MiB, (?P<free>\d+) MiB free\))?$"

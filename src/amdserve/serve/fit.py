@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from amdserve.serve.described import Model
+from amdserve.values import dataclass
 
 if TYPE_CHECKING:
     from amdserve.serve.request import ModelLoadRequest

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from amdserve.values import dataclass, field
 
 Value = str | int | float | bool | tuple[int | float | bool, ...]
 

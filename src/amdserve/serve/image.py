@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from amdserve.errors import UsageError
 from amdserve.serve.flags import Help
+from amdserve.values import dataclass
 
 DEFAULT = "/etc/amdserve/image.json"
 VARIABLE = "AMDSERVE_IMAGE_JSON"

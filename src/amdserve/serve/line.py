@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from amdserve.serve.described import Model
 from amdserve.serve.flags import Help
 from amdserve.serve.image import Backend, Image
 from amdserve.serve.machine import Machine
+from amdserve.values import dataclass, field
 
 if TYPE_CHECKING:
     from amdserve.serve.request import ModelLoadRequest

@@ -5,10 +5,10 @@ from __future__ import annotations
 import glob
 import resource
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from amdserve.gpu.cpu import system_bytes
 from amdserve.gpu.sysroot import Sysroot
+from amdserve.values import dataclass, field
 
 ICD_FOLDERS = ("/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d", "/usr/local/share/vulkan/icd.d")
 

@@ -7,10 +7,10 @@ the static ones; what the user has set himself stays as he set it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from amdserve.serve.line import Job
+from amdserve.values import dataclass, replace
 
 if TYPE_CHECKING:
     from amdserve.serve.plan import Entry

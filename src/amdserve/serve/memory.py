@@ -12,10 +12,12 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from amdserve.serve.classify import Failure
 from amdserve.serve.state import candidates, read_object, write_atomically
+
+if TYPE_CHECKING:
+    from amdserve.serve.classify import Failure
 
 FILE, LOCK = "memory.json", "memory.lock"
 # Failures that would come again; a missing device or a taken port may be gone by the next start.

@@ -7,7 +7,7 @@ test holds the two to each other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from amdserve.values import dataclass
 
 ENV_PREFIX = "AMDSERVE_"
 

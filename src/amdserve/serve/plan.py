@@ -6,7 +6,6 @@ Model × detection × image × request → entries. Nothing here looks at the ma
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from amdserve.errors import ModelError, NoGPUError, UsageError
@@ -20,6 +19,7 @@ from amdserve.serve.flags import no_device
 from amdserve.serve.image import Backend
 from amdserve.serve.line import Command, Device, Job, Refused
 from amdserve.serve.llama import llama_server
+from amdserve.values import dataclass, field
 
 VULKAN, ROCM, CPU, VLLM = "llama-server-vulkan", "llama-server-rocm", "llama-cpp-python", "vllm"
 NO_DEVICE = "--device none was given"

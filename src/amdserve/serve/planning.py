@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from amdserve.serve.llama import reference_command
 from amdserve.serve.options import OPTIONS
 from amdserve.serve.reference import ANSWER, FOLDER, MODEL, VARIABLE
 from amdserve.serve.sources import Merged
+from amdserve.values import dataclass
 
 if TYPE_CHECKING:
     from amdserve.serve.request import ModelLoadRequest, RunOptions

@@ -15,9 +15,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from amdserve.values import dataclass
 
 FOLDER = "/etc/amdserve/reference"
 VARIABLE = "AMDSERVE_REFERENCE"

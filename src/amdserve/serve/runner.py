@@ -7,7 +7,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from amdserve.errors import ProcessError
 from amdserve.serve import procfs
@@ -21,6 +21,7 @@ from amdserve.serve.probe import Probe
 from amdserve.serve.reference import Reference
 from amdserve.serve.state import Status
 from amdserve.serve.watch import LoadWatch
+from amdserve.values import dataclass
 
 FAST, SLOW = 0.03, 0.5  # seconds between probes while loading: at first, and later
 LOOK = 1.0  # seconds between measurements
@@ -32,7 +33,8 @@ ON_GPU = re.compile(r"[A-Za-z]+\d+")  # Vulkan0, ROCm1; but CPU, CPU_Mapped, Vul
 CHATTER = re.compile(r"\bsrv +(?:load|update): +- prompt ")
 
 
-class House(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class House:
     """What all that one supervisor does shares."""
 
     spec: Mapping[str, Any]

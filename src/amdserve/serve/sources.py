@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from amdserve.errors import ConfigError, UsageError
 from amdserve.serve.options import BY_NAME, ENV_PREFIX, OPTIONS, OTHER_VARIABLES, Option
+from amdserve.values import dataclass, field
 
 # What Kubernetes puts in every container of a namespace that has a Service named `amdserve`.
 SERVICE_LINK = re.compile(r"SERVICE_(HOST|PORT(_.*)?)|PORT(_\d+_(TCP|UDP)(_.*)?)?")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import time
 from collections.abc import Mapping
 from itertools import chain
@@ -62,7 +61,7 @@ def _here() -> str:
         namespace = str(os.stat("/proc/self/ns/pid").st_ino)  # noqa: PTH116
     except OSError:
         namespace = "0"
-    return f"{socket.gethostname()}-{namespace}"
+    return f"{os.uname().nodename}-{namespace}"
 
 
 def file_name() -> str:

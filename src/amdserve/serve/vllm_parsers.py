@@ -7,16 +7,16 @@ with every fine-tune. Where nothing fits nothing is chosen: a wrong parser loses
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from amdserve.serve.described import Model
+from amdserve.values import dataclass
 
 MOST_TEMPLATE = 4 << 20
 
 
-class Rule(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Rule:
     """A parser, what the template must hold for it, how the architecture must begin, if at all."""
 
     parser: str

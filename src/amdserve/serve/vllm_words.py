@@ -7,14 +7,17 @@ which a failure is classified are these, so that what is recognised and what is 
 from __future__ import annotations
 
 import re
-from typing import Literal, NamedTuple
+from typing import Literal
+
+from amdserve.values import dataclass
 
 Kind = Literal["usage", "model", "no-device", "oom", "crash"]
 
 PREFIX = re.compile(r"^(\(\S+ pid=\d+\) )?([A-Z]+ \d\d-\d\d \d\d:\d\d:\d\d \[\S+:\d+\] )?")
 
 
-class Word(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Word:
     """A pattern, the class of the failure it means, and the sentence for it (empty: the line itself).
 
     It is compiled when something has failed, not at every start.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from amdserve.serve.procfs import Sample
+from amdserve.values import dataclass
 
 # A process that does nothing at all still moves by a page or two.
 LEAST_BYTES = 256 << 10

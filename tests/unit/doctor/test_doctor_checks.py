@@ -8,7 +8,6 @@ import shutil
 import socketserver
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from amdserve.doctor import Check, EngineFacts, Facts, Seen, examine, gather, ma
 from amdserve.doctor.kernel import version_of
 from amdserve.doctor.report import Place
 from amdserve.gpu import Sysroot
+from amdserve.values import replace
 
 MACHINES = Path(__file__).parents[2] / "fixtures" / "machines"
 GIB = 1 << 30

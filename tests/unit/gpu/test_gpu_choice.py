@@ -105,7 +105,7 @@ def test_a_large_carve_out_is_not_capped_by_what_is_left_of_the_memory(
     """96 of 128 GiB given to the GPU in the firmware: the system sees only 31, the GPU still has its 96."""
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/meminfo").write_text(f"MemTotal: {31 * GIB // 1024} kB\n")
-    from dataclasses import replace
+    from amdserve.values import replace
 
     gpu = replace(detected("strix-halo").gpus[0], vram_bytes=96 * GIB, gtt_bytes=15 * GIB)
     assert usable_bytes(gpu, Sysroot(tmp_path)) == 111 * GIB

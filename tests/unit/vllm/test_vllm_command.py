@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from amdserve.serve.vllm import alike, command, memory_share
 from amdserve.serve.vllm_environment import leave_behind
 from amdserve.serve.vllm_parsers import choose
 from amdserve.serve.vllm_plan import devices
+from amdserve.values import replace
 
 GIB = 1 << 30
 HALO = GPU(0, "amd", "Strix Halo", "gfx1151", GPUType.AMD_RDNA, GIB // 2, 64 * GIB, True, 40, None, None)

@@ -6,8 +6,9 @@ Colours and fonts are classes of the page, so that the same drawing is right in 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
+
+from amdserve.values import dataclass
 
 WIDTH, NAMES, VALUES = 760, 168, 132  # of the drawing, of the column of names, of that of numbers
 BAR, GAP, HEAD = 18, 7, 30  # heights of a bar, of what is between two, of a group's title

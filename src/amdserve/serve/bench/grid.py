@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import product
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from amdserve.values import dataclass
 
 Kind = Literal["prefill", "generation"]
 FlashAttention = Literal["off", "on"]

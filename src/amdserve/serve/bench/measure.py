@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from amdserve.serve.bench import schedule, tool
@@ -16,6 +15,7 @@ from amdserve.serve.classify import Failure
 from amdserve.serve.listing import Listing
 from amdserve.serve.runner import House, Runner
 from amdserve.serve.selfcheck import check
+from amdserve.values import dataclass, field
 
 LOOK = 0.2  # seconds between looks at a job that runs
 # Ends that the libraries have a reason for, which llama-bench keeps to itself.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 from amdserve.serve.bench.grid import Job, Kind
+from amdserve.values import dataclass, field
 
 # A job may take this many times what was expected, and at least this long, before it counts as hung.
 PATIENCE, AT_LEAST = 4.0, 60.0
