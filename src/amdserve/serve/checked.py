@@ -1,16 +1,15 @@
-"""What was asked for, checked: by pydantic, or as pydantic has checked the same before.
+"""What was asked for, checked: by pydantic's rules without pydantic where they are simple, and else by it.
 
-Importing pydantic and making its models takes longer than all else that planning does. But most starts ask
-for what was checked already: for nothing but a model, for which the image's build has written the defaults
-down, or for what an earlier start was asked for. What comes of it has as much of the models' interface as
-planning uses.
+Importing pydantic and making its models takes longer than all else that planning does. So an image's build
+writes down what the models give by default and what they allow, as their JSON Schema says it: types, words,
+bounds. A value that such a rule allows is what pydantic would make of it. Any other goes to pydantic, which
+converts it or says what is wrong. What comes of it has as much of the models' interface as planning uses.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
+import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -21,12 +20,13 @@ from amdserve.serve.state import read_object, write_atomically
 if TYPE_CHECKING:
     from amdserve.serve.request import ModelLoadRequest, RunOptions
 
-FILE = "checked.json"
-IMAGE_FILE = Path("/etc/amdserve") / FILE
-RULES = Path(__file__).with_name("request.py")
-MOST = 20
-# Any text will do; and what follows `--` may hold a secret, so it is never written down.
-FREE = frozenset({"model_path", "extra_args"})
+IMAGE_FILE = Path("/etc/amdserve/checked.json")
+TYPES = {"string": str, "integer": int, "number": float, "boolean": bool}
+# What a rule may hold; and what stands beside it in a schema and forbids nothing.
+KEYS = frozenset({"type", "enum", "pattern", "minLength", "minimum", "maximum", "exclusiveMinimum"})
+IDLE = frozenset({"title", "description", "default"})
+# Lists of words: they are looked at here.
+LISTS = frozenset({"extra_args"})
 
 
 class Checked:
@@ -53,83 +53,101 @@ class Checked:
         return Checked({**self.model_dump(), **update}, given | update.keys())
 
 
-def build(
-    values: Mapping[str, Any], origins: dict[str, str], place: Path | None
-) -> tuple[ModelLoadRequest, RunOptions]:
-    """Check merged values, or find that they were.
+def build(values: Mapping[str, Any], origins: dict[str, str]) -> tuple[ModelLoadRequest, RunOptions]:
+    """Check merged values.
 
     Args:
         values: field name to value, from every source; only what was given.
         origins: field name to where its value came from.
-        place: the folder for state; None where nothing is remembered there.
 
     Raises:
         UsageError: a value is wrong.
     """
-    defaults = read_object(IMAGE_FILE)
-    if defaults and _known(values, place) and (found := _read(defaults, values)):
+    if found := _read(read_object(IMAGE_FILE) or {}, values):
         return found
     from amdserve.serve import request  # noqa: PLC0415  (this is what is to be spared)
 
-    made = request.build(dict(values), origins)
-    if place is not None and _as_given(values, made[0].model_dump() | made[1].model_dump()):
-        known = _keys(place)[1 - MOST :]
-        with contextlib.suppress(OSError):
-            write_atomically(place / FILE, {"keys": [*known, _key(values)]}, durable=False)
-    return made
+    return request.build(dict(values), origins)
 
 
-def record(file: Path, request: ModelLoadRequest, options: RunOptions) -> None:
-    """Write the defaults down.
+def record(file: Path) -> None:
+    """Write down what the models give by default, and what they allow.
 
     Raises:
         OSError: the file cannot be written.
+        ValueError: they allow something in words that are not understood here.
     """
-    own = {"request": request.model_dump(mode="json", exclude=set(FREE)), "options": options.model_dump()}
+    from amdserve.serve import request as models  # noqa: PLC0415  (an image's build has the time)
+
+    request, options = models.build({"model_path": "-"}, {})
+    schemas = [model.model_json_schema()["properties"] for model in (type(request), type(options))]
+    own = {
+        "request": request.model_dump(mode="json", exclude={"model_path", *LISTS}),
+        "options": options.model_dump(),
+        "rules": {name: rule(one) for schema in schemas for name, one in schema.items() if name not in LISTS},
+    }
     write_atomically(file, own)
 
 
-def _known(values: Mapping[str, Any], place: Path | None) -> bool:
-    """Whether these values were checked; of a folder that others may write to, no more is believed."""
-    return values.keys() <= FREE or (place is not None and _key(values) in _keys(place))
+def rule(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what a field's JSON Schema allows; that nothing is given is no value, and not part of it.
+
+    Raises:
+        ValueError: it says so in words that are not understood here.
+    """
+    found = {key: value for key, value in schema.items() if key not in IDLE}
+    some = [one for one in found.pop("anyOf", ()) if one != {"type": "null"}]
+    if len(some) == 1 and not found:
+        found = rule(some[0])
+    if some[1:] or not found.keys() <= KEYS or found.get("type") not in TYPES:
+        raise ValueError(f"no simple rule: {dict(schema)}")
+    return found
 
 
-def _keys(place: Path) -> list[Any]:
-    found = (read_object(place / FILE) or {}).get("keys")
-    return found if isinstance(found, list) else []
+def _allows(rule: Mapping[str, Any], value: Any) -> bool:
+    if type(value) is not TYPES[rule["type"]]:
+        return False
+    if isinstance(value, str) and not (
+        len(value) >= rule.get("minLength", 0)
+        and re.fullmatch(rule.get("pattern", "(?s:.*)"), value)
+        and _is_text(value)
+    ):
+        return False
+    if isinstance(value, int | float) and not (
+        rule.get("minimum", value) <= value <= rule.get("maximum", value)
+        and value > rule.get("exclusiveMinimum", -math.inf)
+    ):
+        return False
+    return value in rule.get("enum", (value,))
 
 
-def _key(values: Mapping[str, Any]) -> str:
-    """Name what was asked for, and the rules it is checked by."""
-    asked = {name: value for name, value in values.items() if name not in FREE}
-    return hashlib.sha256(RULES.read_bytes() + json.dumps(asked, sort_keys=True).encode()).hexdigest()
+def _is_text(value: str) -> bool:
+    """Whether it can be written in UTF-8; the name of a file may not be."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
-def _as_given(values: Mapping[str, Any], made: Mapping[str, Any]) -> bool:
-    """Whether checking has changed nothing."""
-    return all(
-        name in FREE or (made[name] == value and type(made[name]) is type(value))
-        for name, value in values.items()
-    )
-
-
-def _read(
-    defaults: Mapping[str, Any], values: Mapping[str, Any]
-) -> tuple[ModelLoadRequest, RunOptions] | None:
-    """Put values over the defaults; None where those are damaged, or a free text is none."""
-    path, extra = values.get("model_path"), values.get("extra_args", ())
-    if not isinstance(path, str) or not path or not all(isinstance(word, str) for word in extra):
+def _read(known: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[ModelLoadRequest, RunOptions] | None:
+    """Put values over the defaults; None where those are damaged, or a value is pydantic's to judge."""
+    extra = values.get("extra_args", ())
+    if "model_path" not in values or not isinstance(extra, list | tuple):
+        return None
+    if not all(isinstance(word, str) and _is_text(word) for word in extra):
         return None
     try:
-        "\0".join((path, *extra)).encode()
-        request, options = dict(defaults["request"]), dict(defaults["options"])
+        request, options, rules = dict(known["request"]), dict(known["options"]), known["rules"]
+        if {*request, *options, "model_path"} != {*BY_NAME}:
+            return None
+        if not all(_allows(rules[name], value) for name, value in values.items() if name not in LISTS):
+            return None
     except (KeyError, TypeError, ValueError):
         return None
-    request.update(model_path=path, extra_args=tuple(extra))
-    if {*request, *options} != {*BY_NAME, "extra_args"}:
-        return None
+    request.update(model_path="", extra_args=tuple(extra))
     for part in (request, options):
-        part.update((name, values[name]) for name in part.keys() & values.keys() - FREE)
+        part.update((name, values[name]) for name in part.keys() & values.keys() - LISTS)
     given = frozenset(values)
     made = Checked(request, given & request.keys()), Checked(options, given & options.keys())
     return cast("tuple[ModelLoadRequest, RunOptions]", made)

@@ -10,14 +10,16 @@ import gc
 import json
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from amdserve.errors import AmdserveError
 from amdserve.process import fork
 from amdserve.serve.logs import Log
+from amdserve.values import dataclass
 
 
-class Planner(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Planner:
     """A process that waits for an order.
 
     Attributes:
@@ -101,8 +103,7 @@ def plan(order: dict[str, Any], log: Log) -> dict[str, Any]:
 
     place = Path(order["state_dir"]) if order["state_dir"] else None
     values = order["values"]
-    remembers = values.get("remember", True) is True and not order["forget"]
-    asked, options = checked.build(values, order["origins"], place if remembers else None)
+    asked, options = checked.build(values, order["origins"])
     log.form = options.log_format
     for text in order["notes"]:
         log.say(text, "warning")

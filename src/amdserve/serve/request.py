@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import Annotated, Any, Literal
 
 # Plugins are looked for in every package that is installed; here are none, and looking costs 10 ms.
@@ -14,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from amdserve.errors import UsageError
 from amdserve.serve.options import BY_NAME
 
+# An IP address or a host name.
+HOST = r"^[A-Za-z0-9._:\-]+$"
+Text = Annotated[str, Field(min_length=1)]
 BackendName = Literal["auto", "llama-server-vulkan", "llama-server-rocm", "llama-cpp-python", "vllm"]
 
 
@@ -54,7 +56,7 @@ class ModelLoadRequest(_Frozen):
 
     model_path: str = Field(min_length=1)
     server_type: Literal["llm", "embedding", "rerank"] | None = None
-    host: str = "0.0.0.0"
+    host: str = Field(default="0.0.0.0", pattern=HOST)
     port: int = Field(default=8080, ge=1, le=65535)
     n_ctx: int = Field(default=8192, ge=0, le=1 << 26)
     n_batch: int = Field(default=2048, ge=1, le=1 << 20)
@@ -69,9 +71,9 @@ class ModelLoadRequest(_Frozen):
     reasoning_format: Literal["none", "deepseek", "deepseek-legacy", "auto"] = "deepseek"
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     parallel: Annotated[int, Field(ge=1, le=1024)] | None = None
-    mmproj: str | None = None
-    alias: str | None = None
-    api_key_file: str | None = None
+    mmproj: Text | None = None
+    alias: Text | None = None
+    api_key_file: Text | None = None
     extra_args: tuple[str, ...] = ()
     backend: BackendName = "auto"
     require_gpu: bool = False
@@ -83,17 +85,10 @@ class ModelLoadRequest(_Frozen):
         """Whether layers shall be on a GPU: then the backend is asked to tell which are, and has to."""
         return self.n_gpu_layers != 0
 
-    @field_validator("host")
+    @field_validator("alias", "mmproj", "api_key_file", mode="before")
     @classmethod
-    def _host(cls, value: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9._:\-]+", value):
-            raise ValueError("an IP address or a host name")
-        return value
-
-    @field_validator("alias", "mmproj", "api_key_file")
-    @classmethod
-    def _not_empty(cls, value: str | None) -> str | None:
-        return value or None
+    def _not_empty(cls, value: object) -> object:
+        return None if value == "" else value
 
 
 class RunOptions(_Frozen):
@@ -157,5 +152,6 @@ def explain(wrong: ValidationError, origins: dict[str, str]) -> UsageError:
 
 
 def _bounds(complaint: Any) -> str:
-    text = str(complaint["msg"]).removeprefix("Value error, ")
-    return text.removeprefix("Input should be ")
+    if complaint["type"] == "string_pattern_mismatch":
+        return "an IP address or a host name"
+    return str(complaint["msg"]).removeprefix("Input should be ")

@@ -23,7 +23,7 @@ from typing import Any
 
 import amdserve
 from amdserve import process
-from amdserve.serve import checked, cpu_server, request
+from amdserve.serve import checked, cpu_server
 from amdserve.serve.reference import FOLDER, MODEL
 
 PROGRAM = "amdserve"
@@ -103,7 +103,7 @@ def keep_used(folders: list[Path]) -> int:
 def main() -> int:
     """Run from the command line."""
     model = Path(FOLDER) / MODEL
-    checked.record(checked.IMAGE_FILE, *request.build({"model_path": str(model)}, {}))
+    checked.record(checked.IMAGE_FILE)
     commands(model)
     cpu_backend(model)
     sys.dont_write_bytecode = True

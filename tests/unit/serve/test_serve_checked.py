@@ -1,4 +1,4 @@
-"""What was checked is not checked again: the same values come to the same request, without pydantic."""
+"""Simple values need no pydantic: what the recorded rules allow comes to what pydantic makes of it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+from pydantic import BaseModel, Field
 from serve_bed import CPU, Bed
 
 from amdserve.errors import UsageError
 from amdserve.serve import checked, request
+from amdserve.serve.options import OPTIONS
 
 ASKED: tuple[dict[str, Any], ...] = (
     {"model_path": "m"},
@@ -21,152 +25,152 @@ ASKED: tuple[dict[str, Any], ...] = (
     {"model_path": "m", "extra_args": ["--api-key", "secret"], "alias": "x", "threads": 3, "parallel": 2},
     {"model_path": "m", "load_stall": 3.0, "selftest": False, "log_format": "json", "server_type": "rerank"},
     {"model_path": "m", "backend": "vllm", "require_gpu": True, "vendor": "amd", "gpu": 1, "mlock": False},
+    {"model_path": "m", "host": "::1", "mmproj": "/models/p.gguf", "api_key_file": "/run/keys", "drain": 0.0},
 )
 WITHOUT_PYDANTIC = """
 import json, sys
 from pathlib import Path
 from amdserve.serve import checked
-checked.IMAGE_FILE = Path(sys.argv[3])
-made = checked.build(json.loads(sys.argv[1]), {}, Path(sys.argv[2]))
+checked.IMAGE_FILE = Path(sys.argv[2])
+made = checked.build(json.loads(sys.argv[1]), {})
 print(json.dumps([[one.model_dump() for one in made], [name for name in sys.modules if "pydantic" in name]]))
 """
+WORDS = ["m", "a b", "-1", "on", "none", "auto", "amd", "llm", "text", "::1"]
+TEXTS = [*WORDS, "", "a\n", "\n", "\0", "ü", os.fsdecode(b"\xe9")]
+NUMBERS = [-1, 0, 1, 2, 4096, 4097, 65535, 65536, 1 << 26, (1 << 26) + 1, 1 << 70]
+VALUES: list[Any] = [*TEXTS, *NUMBERS, 0.0, 1.0, 0.5, -0.5, float("nan"), float("inf"), True, False, None, []]
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What an image's build writes down."""
+    file = tmp_path_factory.mktemp("image") / "checked.json"
+    checked.record(file)
+    return file
 
 
 @pytest.fixture(autouse=True)
-def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The defaults, as an image's build writes them down."""
-    file = tmp_path / "image" / checked.FILE
-    file.parent.mkdir()
-    checked.record(file, *request.build({"model_path": "-"}, {}))
+def image(tmp_path: Path, recorded: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, for a test to damage."""
+    file = tmp_path / "checked.json"
+    file.write_bytes(recorded.read_bytes())
     monkeypatch.setattr(checked, "IMAGE_FILE", file)
     return file
 
 
-@pytest.mark.parametrize("values", ASKED)
-def test_read_back_it_is_what_pydantic_made_of_it(tmp_path: Path, values: dict[str, Any]) -> None:
-    first, again = (checked.build(values, {}, tmp_path) for _ in range(2))
-    for one, other in zip(first, again, strict=True):
-        assert isinstance(other, checked.Checked)
-        assert other.model_dump() == one.model_dump()
-        assert other.model_fields_set == one.model_fields_set
-        for name, value in one.model_dump().items():
-            assert getattr(other, name) == value
-            assert type(getattr(other, name)) is type(value)
-    assert again[0].offloads is first[0].offloads
-    changed = [made[0].model_copy(update={"n_ctx": 5}) for made in (first, again)]
+def same(values: dict[str, Any]) -> None:
+    """Hold what the rules make of values to what pydantic does."""
+    made, wanted = checked.build(values, {}), request.build(dict(values), {})
+    for one, other in zip(made, wanted, strict=True):
+        assert isinstance(one, checked.Checked)
+        assert one.model_dump() == other.model_dump()
+        assert one.model_fields_set == other.model_fields_set
+        for name, value in other.model_dump().items():
+            assert getattr(one, name) == value
+            assert type(getattr(one, name)) is type(value)
+    assert made[0].offloads is wanted[0].offloads
+    changed = [one[0].model_copy(update={"n_ctx": 5}) for one in (made, wanted)]
     assert changed[0].model_dump() == changed[1].model_dump()
     assert changed[0].model_fields_set == changed[1].model_fields_set
-    with pytest.raises(AttributeError):
-        again[0].port = 1
-    with pytest.raises(AttributeError):
-        _ = again[0].no_such_field  # type: ignore[attr-defined]
 
 
-def test_pydantic_is_not_imported_again(tmp_path: Path, image: Path) -> None:
-    argv = [sys.executable, "-c", WITHOUT_PYDANTIC, json.dumps(ASKED[1]), str(tmp_path), str(image)]
+@pytest.mark.parametrize("values", ASKED)
+def test_it_is_what_pydantic_makes_of_it(values: dict[str, Any]) -> None:
+    same(values)
+
+
+def test_it_is_frozen() -> None:
+    made, _ = checked.build({"model_path": "m"}, {})
+    assert isinstance(made, checked.Checked)
+    with pytest.raises(AttributeError):
+        made.port = 1
+    with pytest.raises(AttributeError):
+        _ = made.no_such_field
+
+
+@pytest.mark.parametrize("name", [option.name for option in OPTIONS] + ["extra_args", "no_such_field"])
+def test_no_value_is_taken_that_pydantic_refuses_or_changes(name: str) -> None:
+    taken = []
+    for value in VALUES:
+        values = {"model_path": "m", name: value}
+        try:
+            request.build(dict(values), {})
+        except (UsageError, TypeError):
+            with pytest.raises((UsageError, TypeError)):
+                checked.build(values, {})
+            continue
+        if isinstance(checked.build(values, {})[0], checked.Checked):
+            same(values)
+            taken.append(value)
+    assert taken or name == "no_such_field", "some value of each option needs no pydantic"
+
+
+@given(some.text(max_size=8) | some.integers() | some.floats() | some.booleans(), some.sampled_from(OPTIONS))
+def test_nor_any_other_value(recorded: Path, value: object, option: Any) -> None:
+    values = {"model_path": "m", option.name: value}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checked, "IMAGE_FILE", recorded)
+        try:
+            made = checked.build(values, {})
+        except UsageError:
+            with pytest.raises(UsageError):
+                request.build(dict(values), {})
+            return
+        if isinstance(made[0], checked.Checked):
+            same(values)
+
+
+def test_pydantic_is_not_imported(image: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(Path(checked.__file__).parents[2])}
-    runs = [
-        json.loads(subprocess.run(argv, env=env, check=True, capture_output=True).stdout) for _ in range(2)
-    ]
-    assert runs[0][1]
-    assert not runs[1][1]
-    assert runs[0][0] == runs[1][0]
-
-
-def test_another_model_and_other_words_for_the_backend_are_no_other_question(tmp_path: Path) -> None:
-    checked.build({"model_path": "a", "port": 9000}, {}, tmp_path)
-    made, _ = checked.build({"model_path": "b", "port": 9000, "extra_args": ["-x"]}, {}, tmp_path)
-    assert isinstance(made, checked.Checked)
-    assert (made.model_path, made.extra_args, made.port) == ("b", ("-x",), 9000)
-    assert made.model_fields_set == {"model_path", "extra_args", "port"}
-
-
-def test_what_may_hold_a_secret_is_not_written_down(tmp_path: Path) -> None:
-    checked.build(ASKED[2], {}, tmp_path)
-    assert "secret" not in (tmp_path / checked.FILE).read_text()
-
-
-@pytest.mark.parametrize("values", [{"alias": ""}, {"load_stall": 3}, {"port": "9000"}])
-def test_what_checking_changes_is_checked_each_time(tmp_path: Path, values: dict[str, Any]) -> None:
-    for _ in range(2):
-        made, _options = checked.build({"model_path": "m", **values}, {}, tmp_path)
-        assert isinstance(made, request.ModelLoadRequest)
-
-
-def test_of_a_folder_for_all_nothing_is_believed_but_what_was_checked(tmp_path: Path) -> None:
-    """Others may write there: what a request comes to is the user's own values over the image's defaults."""
-    values = {"model_path": "m", "api_key_file": "/keys"}
-    checked.build(values, {}, tmp_path)
-    file = tmp_path / checked.FILE
-    [key] = json.loads(file.read_text())["keys"]
-    forged = {"request": {"api_key_file": None}, "options": {"port": 1}}
-    file.write_text(json.dumps({"keys": [key], key: forged, **forged}))
-    made, _ = checked.build(values, {}, tmp_path)
-    assert isinstance(made, checked.Checked)
-    assert (made.api_key_file, made.port) == ("/keys", 8080)
+    found = []
+    for values in (ASKED[1], {**ASKED[1], "port": "9000"}):
+        argv = [sys.executable, "-c", WITHOUT_PYDANTIC, json.dumps(values), str(image)]
+        found.append(json.loads(subprocess.run(argv, env=env, check=True, capture_output=True).stdout))
+    assert not found[0][1]
+    assert found[1][1], "the test would not see it"
+    assert found[0][0] == found[1][0]
 
 
 @pytest.mark.parametrize("values", [{}, {"model_path": ""}, {"model_path": "m", "port": 0}])
-def test_what_is_wrong_is_told_each_time(tmp_path: Path, values: dict[str, Any]) -> None:
-    checked.build({"model_path": "m"}, {}, tmp_path)
-    for _ in range(2):
-        with pytest.raises(UsageError):
-            checked.build(values, {}, tmp_path)
-
-
-def test_a_path_that_is_no_text_is_for_pydantic_to_judge(tmp_path: Path) -> None:
-    checked.build({"model_path": "m"}, {}, tmp_path)
+def test_what_is_wrong_is_told(values: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        checked.build({"model_path": os.fsdecode(b"caf\xe9")}, {}, tmp_path)
+        checked.build(values, {})
 
 
-@pytest.mark.parametrize("damage", ["", "[]", "{}", '{"keys": 5}', '{"keys": [5, null]}'])
-def test_a_damaged_file_costs_only_time(tmp_path: Path, damage: str) -> None:
-    values = {"model_path": "m", "port": 9}
-    (tmp_path / checked.FILE).write_text(damage)
-    assert isinstance(checked.build(values, {}, tmp_path)[0], request.ModelLoadRequest)
-    assert isinstance(checked.build(values, {}, tmp_path)[0], checked.Checked)
+@pytest.mark.parametrize(
+    "damage", ["", "[]", '{"request": 5, "options": {}}', "field", "rule", "rules", "type"]
+)
+def test_without_what_the_image_recorded_pydantic_checks_all(image: Path, damage: str) -> None:
+    known = json.loads(image.read_text())
+    if damage == "field":
+        del known["request"]["port"]
+    elif damage == "rule":
+        del known["rules"]["model_path"]
+    elif damage == "rules":
+        known["rules"] = None
+    elif damage == "type":
+        known["rules"]["model_path"]["type"] = "bytes"
+    image.write_text(damage if damage in ("", "[]") or damage[0] == "{" else json.dumps(known))
+    assert isinstance(checked.build({"model_path": "m"}, {})[0], request.ModelLoadRequest)
 
 
-@pytest.mark.parametrize("damage", ["", "[]", '{"request": 5, "options": {}}', "fields"])
-def test_without_the_images_defaults_all_is_checked(tmp_path: Path, image: Path, damage: str) -> None:
-    defaults = json.loads(image.read_text())
-    del defaults["request"]["port"]
-    image.write_text(json.dumps(defaults) if damage == "fields" else damage)
-    for _ in range(2):
-        assert isinstance(checked.build({"model_path": "m"}, {}, tmp_path)[0], request.ModelLoadRequest)
+class Odd(BaseModel):
+    """Fields whose rules are not simple."""
+
+    two: int | str
+    many: list[int]
+    steps: int = Field(multiple_of=5)
+    longest: str = Field(max_length=3)
+    one: Literal[1, "a"]
 
 
-def test_other_rules_check_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checked.build({"model_path": "m", "port": 9}, {}, tmp_path)
-    rules = tmp_path / "request.py"
-    rules.write_bytes(checked.RULES.read_bytes() + b"# another bound\n")
-    monkeypatch.setattr(checked, "RULES", rules)
-    made, _ = checked.build({"model_path": "m", "port": 9}, {}, tmp_path)
-    assert isinstance(made, request.ModelLoadRequest)
+@pytest.mark.parametrize("name", Odd.model_fields)
+def test_a_rule_that_is_not_understood_stops_the_build(name: str) -> None:
+    with pytest.raises(ValueError, match="no simple rule"):
+        checked.rule(Odd.model_json_schema()["properties"][name])
 
 
-def test_the_last_ones_are_kept(tmp_path: Path) -> None:
-    for port in range(1, checked.MOST + 6):
-        checked.build({"model_path": "m", "port": port}, {}, tmp_path)
-    assert len(json.loads((tmp_path / checked.FILE).read_text())["keys"]) == checked.MOST
-    assert isinstance(checked.build({"model_path": "m", "port": 25}, {}, tmp_path)[0], checked.Checked)
-    assert isinstance(
-        checked.build({"model_path": "m", "port": 1}, {}, tmp_path)[0], request.ModelLoadRequest
-    )
-
-
-@pytest.mark.parametrize("words", [["--no-remember"], ["--forget"]])
-def test_a_start_that_shall_not_remember_checks_itself(tmp_path: Path, words: list[str]) -> None:
-    bed = Bed(tmp_path)
-    bed.image(llama_cpp_python=bed.backend(CPU, offload=None))
-    with bed.serve(str(bed.model), "--port", str(bed.port), "--host", "127.0.0.1", *words) as run:
-        run.until("ready", CPU)
-        assert run.stop() == 0
-    assert not (bed.state / checked.FILE).exists()
-
-
-def test_a_second_start_serves_as_the_first(tmp_path: Path) -> None:
+def test_nothing_is_written_down_of_what_was_asked_for(tmp_path: Path) -> None:
     bed = Bed(tmp_path)
     record = bed.folder / "record"
     bed.image(llama_cpp_python=bed.backend(CPU, offload=None, record=str(record)))
@@ -176,4 +180,4 @@ def test_a_second_start_serves_as_the_first(tmp_path: Path) -> None:
             assert run.stop() == 0
     first, second = bed.starts(record)
     assert first["argv"] == second["argv"]
-    assert (bed.state / checked.FILE).exists()
+    assert not (bed.state / "checked.json").exists()

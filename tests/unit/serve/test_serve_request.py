@@ -177,3 +177,15 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
 def test_wrong_commands_end_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(words) == 2
     assert "next:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["serve"], ["serve", "m.gguf"], ["serve", ""], ["serve", "serve"]])
+def test_a_start_without_options_is_read_as_the_parser_reads_it(words: list[str]) -> None:
+    assert cli.plain(words) == cli.parse(words)
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["serve", "-h"], ["serve", "a", "b"], ["status"], ["serve", "--port=1"]]
+)
+def test_any_other_command_line_is_the_parsers(words: list[str]) -> None:
+    assert cli.plain(words) is None
