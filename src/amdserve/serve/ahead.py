@@ -38,7 +38,7 @@ def guess(values: Mapping[str, Any], environ: Mapping[str, str]) -> list[str] | 
         return None
     if values.get("server_type", "llm") != "llm" or _is_huggingface(str(values.get("model_path", ""))):
         return None
-    if no_device(values.get("extra_args", ())):
+    if no_device(values.get("extra_args", ()), environ):
         return None
     nodes = Path(environ.get(SYSROOT) or "/", "dev/dri").glob("renderD*")
     if not environ.get("GGML_VK_VISIBLE_DEVICES") and not any(nodes):

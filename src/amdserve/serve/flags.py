@@ -7,7 +7,7 @@ nothing is passed on that the shipped binary's help, recorded when the image was
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 
@@ -18,9 +18,10 @@ SPLITTING = frozenset({*DEVICE, "--tensor-split", "-ts", "--split-mode", "-sm", 
 _FLAG = re.compile(r"(?<![\w-])(--?[A-Za-z][\w\-]*)")
 
 
-def no_device(words: Sequence[str]) -> bool:
-    """Tell whether llama-server's own arguments say that it shall use no GPU."""
-    return any(flag in DEVICE and value == "none" for flag, value in pairwise(words))
+def no_device(words: Sequence[str], environ: Mapping[str, str]) -> bool:
+    """Tell whether llama-server's own arguments, or else its variable, say that it shall use no GPU."""
+    chosen = [value for flag, value in pairwise(words) if flag in DEVICE]
+    return (chosen[-1] if chosen else environ.get("LLAMA_ARG_DEVICE")) == "none"
 
 
 class Help:

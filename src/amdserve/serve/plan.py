@@ -22,7 +22,7 @@ from amdserve.serve.llama import llama_server
 from amdserve.values import dataclass, field
 
 VULKAN, ROCM, CPU, VLLM = "llama-server-vulkan", "llama-server-rocm", "llama-cpp-python", "vllm"
-NO_DEVICE = "--device none was given"
+NO_DEVICE = "no device was asked for (--device none)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +264,7 @@ def _gguf(maker: _Maker) -> None:
                 maker.skip(
                     name, f"an {maker.job.purpose} model runs on the CPU unless a GPU backend is asked for"
                 )
-    elif no_device(maker.job.request.extra_args):
+    elif no_device(maker.job.request.extra_args, maker.job.machine.environ):
         maker.consider(VULKAN, maker.cpu_llama_server)
         maker.consider(ROCM, maker.second_on_cpu)
     else:

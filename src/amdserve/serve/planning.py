@@ -79,7 +79,9 @@ def about(job: Job, gpu: GPU | None) -> str:
 
 def _saved(job: Job, gpu: GPU | None, place: Path | None) -> measured.Measured | None:
     """Give what was measured and saved; it holds for a model that is on the GPU whole."""
-    if place is None or job.request.n_gpu_layers >= 0 or no_device(job.request.extra_args):
+    if place is None or job.request.n_gpu_layers >= 0:
+        return None
+    if no_device(job.request.extra_args, job.machine.environ):
         return None
     return measured.read(memory.Memory(place, about(job, gpu), "").bench())
 
