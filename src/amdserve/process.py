@@ -38,6 +38,11 @@ class Result:
         return self.code == 0
 
 
+def get_ready() -> None:
+    """Import what starting a program takes, for who has the time now and will not have it then."""
+    import subprocess  # noqa: F401, PLC0415 - see run
+
+
 def show(argv: Sequence[str]) -> str:
     """Give the command as a line that can be pasted into a shell."""
     import shlex  # noqa: PLC0415 - see run

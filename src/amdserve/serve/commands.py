@@ -7,7 +7,6 @@ by name.
 
 from __future__ import annotations
 
-from amdserve.serve import vllm
 from amdserve.serve.image import Backend
 from amdserve.serve.line import MEMLOCK_FIX, Command, Job, Line, Refused
 
@@ -37,6 +36,8 @@ def emittable_flags(backend: str) -> frozenset[str]:
     Raises:
         KeyError: there is no such backend.
     """
+    from amdserve.serve import vllm  # noqa: PLC0415  (a start with a GGUF file needs none of it)
+
     return {
         "llama-server-vulkan": LLAMA_SERVER_FLAGS,
         "llama-server-rocm": LLAMA_SERVER_FLAGS,

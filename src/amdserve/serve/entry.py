@@ -6,6 +6,7 @@ longest, while this one reads the command line and gives its rights up.
 
 from __future__ import annotations
 
+import gc
 import sys
 
 # With one of these a plan is only shown, or nothing is planned.
@@ -16,6 +17,8 @@ def main() -> int:
     """Run the command; give the exit code."""
     words = sys.argv[1:]
     if words[:1] == ["serve"] and SHOWN.isdisjoint(words):
+        # What is imported stays, and nothing else is made until a server has been started.
+        gc.disable()
         from amdserve.serve import planner  # noqa: PLC0415  (no other command plans)
 
         planner.begin()

@@ -1,9 +1,9 @@
-"""The parts every command is made of: the job, and a line that takes only flags the backend knows."""
+"""What plans are made of: the job, a line that takes only flags the backend knows, and an entry."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from amdserve.serve.described import Model
 from amdserve.serve.flags import Help
@@ -112,3 +112,39 @@ class Line:
             return False
         self.command.argv += [flag, *(str(value) for value in values)]
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One backend to try.
+
+    Attributes:
+        backend: its name.
+        reason: why it is in this place.
+        command: what starts it.
+        device: `gpu` or `cpu`.
+        probe: the path that answers 200 once it is ready.
+        hints: words by which the GPU is found in the backend's own list of devices.
+        offload: the log must say that layers went to the GPU.
+    """
+
+    backend: str
+    reason: str
+    command: Command
+    device: Device
+    probe: str
+    hints: tuple[str, ...] = ()
+    offload: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the entry as `serve --dry-run --json` prints it."""
+        return {
+            "backend": self.backend,
+            "reason": self.reason,
+            "argv": list(self.command.argv),
+            "env": dict(self.command.env),
+            "unset": list(self.command.unset),
+            "device": self.device,
+            "hints": list(self.hints),
+            "notes": list(self.command.notes),
+        }

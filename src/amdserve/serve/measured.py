@@ -13,7 +13,7 @@ from amdserve.serve.line import Job
 from amdserve.values import dataclass, replace
 
 if TYPE_CHECKING:
-    from amdserve.serve.plan import Entry
+    from amdserve.serve.line import Entry
 
 FORMAT = 1
 

@@ -6,59 +6,22 @@ Model × detection × image × request → entries. Nothing here looks at the ma
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from amdserve.errors import ModelError, NoGPUError, UsageError
 from amdserve.gpu.catalogue import lookup
 from amdserve.gpu.models import GPU, GPUDetectionResult
-from amdserve.serve import commands, vllm, vllm_plan
+from amdserve.serve import commands
 from amdserve.serve import measured as measuring
 from amdserve.serve.environment import vulkan_driver
 from amdserve.serve.fit import Fit, estimate
 from amdserve.serve.flags import no_device
 from amdserve.serve.image import Backend
-from amdserve.serve.line import Command, Device, Job, Refused
+from amdserve.serve.line import Command, Device, Entry, Job, Refused
 from amdserve.serve.llama import llama_server
 from amdserve.values import dataclass, field
 
 VULKAN, ROCM, CPU, VLLM = "llama-server-vulkan", "llama-server-rocm", "llama-cpp-python", "vllm"
 NO_DEVICE = "no device was asked for (--device none)"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One backend to try.
-
-    Attributes:
-        backend: its name.
-        reason: why it is in this place.
-        command: what starts it.
-        device: `gpu` or `cpu`.
-        probe: the path that answers 200 once it is ready.
-        hints: words by which the GPU is found in the backend's own list of devices.
-        offload: the log must say that layers went to the GPU.
-    """
-
-    backend: str
-    reason: str
-    command: Command
-    device: Device
-    probe: str
-    hints: tuple[str, ...] = ()
-    offload: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give the entry as `serve --dry-run --json` prints it."""
-        return {
-            "backend": self.backend,
-            "reason": self.reason,
-            "argv": list(self.command.argv),
-            "env": dict(self.command.env),
-            "unset": list(self.command.unset),
-            "device": self.device,
-            "hints": list(self.hints),
-            "notes": list(self.command.notes),
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +160,8 @@ class _Maker:
         return Entry(CPU, reason, command, "cpu", "/health")
 
     def vllm(self, backend: Backend) -> Entry:
+        from amdserve.serve import vllm, vllm_plan  # noqa: PLC0415  (no GGUF file needs them)
+
         forced = self.forced == VLLM
         gpus = vllm_plan.devices(self.job, self.gpu, self.gpu_reason, self.detection, forced=forced)
         command = vllm.command(self.job, backend, gpus, self.usable)
@@ -285,6 +250,8 @@ def _nothing(maker: _Maker, detection: GPUDetectionResult) -> UsageError | Model
             fix="amdserve doctor says what is missing; --no-require-gpu serves from the CPU",
         )
     if maker.job.model.format == "huggingface":
+        from amdserve.serve import vllm_plan  # noqa: PLC0415
+
         return ModelError(
             f"nothing here serves {maker.job.model.path}, a Hugging Face model",
             cause=reasons,

@@ -6,7 +6,6 @@ nothing, and its exit code is the one for that.
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 from pathlib import Path
@@ -65,8 +64,6 @@ def wait(order_from: int, plan_to: int) -> int:
         order_from: file descriptor for what `amdserve.serve.start` put together; nothing in it is no order.
         plan_to: file descriptor for the plan.
     """
-    # It ends before there is anything worth collecting, and what these import would have the collector run.
-    gc.disable()
     from amdserve.serve import checked, memory, planning, rights  # noqa: F401, PLC0415
 
     with os.fdopen(order_from, "rb") as pipe:

@@ -8,12 +8,14 @@ then takes the plan from a pipe.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from amdserve.process import get_ready
 from amdserve.serve import planner, rights, state
 from amdserve.serve.options import DEFAULT_FOLDER
 from amdserve.serve.sources import Merged, merge
@@ -100,6 +102,7 @@ def supervise(plan_from: int, planner_pid: int = 0, values: Mapping[str, Any] | 
     asked = ahead.Ahead(question, os.environ) if question else None
     from amdserve.serve import supervise  # noqa: PLC0415  (the driver is under way too)
 
+    get_ready()
     with os.fdopen(plan_from, "rb") as pipe:
         data = pipe.read()
     if not data:
@@ -108,6 +111,9 @@ def supervise(plan_from: int, planner_pid: int = 0, values: Mapping[str, Any] | 
         os._exit(max(1, os.waitstatus_to_exitcode(status)))
     # Else its end is noticed by the loop, as that of any child.
     supervisor = supervise.Supervisor(json.loads(data), asked)
+    # What was imported stays and is not looked at again; what serving makes is collected.
+    gc.freeze()
+    gc.enable()
     # No clean-up of the interpreter: a signal that comes now shall find the handlers still there.
     os._exit(supervisor.run())
 
