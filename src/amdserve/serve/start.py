@@ -45,8 +45,7 @@ def serve(
     environ, notes = rights.drop(os.environ, (state.candidates(os.environ)[0],))
     place, note = state.folder(environ)
     if place is not None:
-        environ.setdefault("XDG_CACHE_HOME", str(place / "cache"))
-        environ.setdefault("LLAMA_CACHE", str(place / "cache" / "llama.cpp"))
+        state.keep_caches(place, environ)
     # One that was begun before a secret was held has no file descriptor of it.
     plans = planner.take()
     if held is not None:

@@ -41,6 +41,21 @@ def folder(environ: Mapping[str, str]) -> tuple[Path | None, str]:
     return None, f"no folder for state can be written ({choices[0]}): nothing is remembered"
 
 
+def keep_caches(place: Path, environ: dict[str, str]) -> None:
+    """Have drivers and llama.cpp keep what they compile and fetch with the state, if the user names no place.
+
+    The folder is made: NVIDIA's driver keeps nothing in one that it does not find.
+
+    Args:
+        place: the folder for state.
+        environ: the environment of the backends, which is changed.
+    """
+    kept = environ.setdefault("XDG_CACHE_HOME", str(place / "cache"))
+    environ.setdefault("LLAMA_CACHE", str(place / "cache" / "llama.cpp"))
+    with contextlib.suppress(OSError):
+        Path(kept).mkdir(parents=True, exist_ok=True)
+
+
 def _writable(place: Path) -> bool:
     try:
         place.mkdir(parents=True, exist_ok=True)

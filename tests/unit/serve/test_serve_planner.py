@@ -72,3 +72,18 @@ def test_an_environment_that_is_no_text_reaches_the_backend(bed: Bed) -> None:
         run.until("ready", CPU)
         assert run.stop() == 0
     assert bed.starts(record)[-1]["env"]["ODD"] == odd
+
+
+@pytest.mark.parametrize("own", ["", "mine"])
+def test_the_folder_for_what_a_driver_compiles_is_there(bed: Bed, own: str) -> None:
+    """NVIDIA's keeps nothing in a folder that it does not find, and compiles for seconds at every start."""
+    record = bed.folder / "record"
+    bed.image(llama_cpp_python=bed.backend(CPU, offload=None, record=str(record)))
+    asked = {"XDG_CACHE_HOME": str(bed.folder / own)} if own else {}
+    with bed.serve(str(bed.model), "--port", str(bed.port), "--host", "127.0.0.1", **asked) as run:
+        run.until("ready", CPU)
+        assert run.stop() == 0
+    env = bed.starts(record)[-1]["env"]
+    assert Path(env["XDG_CACHE_HOME"]) == (bed.folder / own if own else bed.state / "cache")
+    assert Path(env["XDG_CACHE_HOME"]).is_dir()
+    assert Path(env["LLAMA_CACHE"]) == bed.state / "cache" / "llama.cpp"

@@ -109,8 +109,7 @@ def _ready(out: Path | None) -> tuple[dict[str, str], Path | None]:
     environ, notes = rights.drop(os.environ, (first, out) if out else (first,))
     place, note = state.folder(environ)
     if place is not None:
-        environ.setdefault("XDG_CACHE_HOME", str(place / "cache"))
-        environ.setdefault("LLAMA_CACHE", str(place / "cache" / "llama.cpp"))
+        state.keep_caches(place, environ)
     # Backends and the Vulkan loader inherit it.
     os.environ.clear()
     os.environ.update(environ)
