@@ -1,6 +1,7 @@
 """The rules of the house, read from the code: which room may use which, one door for subprocesses, sizes."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +74,25 @@ def test_arrows_between_rooms_point_one_way(path: Path) -> None:
             # `from amdserve import __version__` is of the package itself.
             allowed = ARROWS[room] | {room, "__version__"} | (SHARED if room not in SHARED else set())
             assert used in allowed, f"{name_of(path)} imports {name}"
+
+
+# What a step of an image's build takes by itself, out of the package.
+ALONE = sorted(
+    {
+        ROOT / name
+        for template in (ROOT / "templates").rglob("*.j2")
+        for name in re.findall(r"src/amdserve/\S+\.py\b", template.read_text("utf-8"))
+    }
+)
+
+
+def test_what_is_taken_out_of_the_package_is_seen() -> None:
+    assert PACKAGE / "gpu" / "offload.py" in ALONE
+
+
+@pytest.mark.parametrize("path", ALONE, ids=name_of)
+def test_what_is_taken_out_of_the_package_needs_nothing_of_it(path: Path) -> None:
+    assert not [name for name, _ in imports(path) if name.partition(".")[0] == "amdserve"]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

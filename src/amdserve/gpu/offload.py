@@ -17,9 +17,8 @@ import struct
 import sys
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-
-from amdserve.values import dataclass
 
 SECTION = ".hip_fatbin"
 PLAIN, COMPRESSED = b"__CLANG_OFFLOAD_BUNDLE__", b"CCOB"
