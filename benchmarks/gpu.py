@@ -264,7 +264,7 @@ def main() -> int:
     running.add_argument(
         "--cached",
         action="store_true",
-        help="by hand too with a folder where shaders are kept: writes gpu-starts-cached.*",
+        help="by hand too with a folder where shaders are kept (gpu-starts-cached.*)",
     )
     running.add_argument("--pairs", type=int, default=4, help="how often both are started for the load")
     running.add_argument("--cases", type=int, default=len(CASES), help="only the first so many")

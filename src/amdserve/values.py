@@ -5,7 +5,9 @@ to do so. Somebody waits meanwhile for a server to start. Here a few functions t
 the names of the fields from the class.
 
 What is written beside a class means what it means there, and type checkers take it for the same. What nothing
-here needs is left out: order, inheritance, `__post_init__`. On the host `dataclasses` serves.
+here needs is refused: other methods of one's own in the place of those it makes than `__repr__`, class
+variables, defaults that values would share; or is not there: order, inheritance, `__post_init__`. Rooms that
+no start imports use `dataclasses`; its `replace` does not know these values.
 """
 
 from __future__ import annotations
@@ -41,10 +43,12 @@ def dataclass(*, frozen: bool = False, slots: bool = False) -> Callable[[type[T]
     def change(cls: type[T]) -> type[T]:
         names, own = tuple(cls.__annotations__), dict(vars(cls))
         defaults = {name: own.pop(name) for name in names if name in own}
+        _refuse_others(cls, defaults)
         added: dict[str, Any] = {
             "__match_args__": names,
             "__init__": _init(names, defaults),
             "__replace__": replace,
+            "__reduce__": _reduce,
             "__eq__": _eq,
             "__hash__": _hash if frozen else None,
             "__repr__": own.get("__repr__", _repr),
@@ -92,6 +96,24 @@ def _init(names: tuple[str, ...], defaults: dict[str, Any]) -> Callable[..., Non
             raise TypeError(f"{type(self).__name__}: unknown, or given twice: {', '.join(given)}")
 
     return __init__
+
+
+def _refuse_others(cls: type, defaults: dict[str, Any]) -> None:
+    """Raise TypeError where a class is written in a way that is not understood here."""
+    for name in ("__init__", "__post_init__", "__eq__", "__hash__"):
+        if name in vars(cls):
+            raise TypeError(f"{cls.__name__}: it has a {name} of its own")
+    last = ""
+    for name, kind in cls.__annotations__.items():
+        if "ClassVar" in str(kind) or isinstance(defaults.get(name), list | dict | set):
+            raise TypeError(f"{cls.__name__}: {name} would be shared")
+        if last and name not in defaults:
+            raise TypeError(f"{cls.__name__}: {name} has no default, and {last} before it has one")
+        last = name if name in defaults else last
+
+
+def _reduce(self: Any) -> tuple[type, tuple[Any, ...]]:
+    return type(self), _fields(self)
 
 
 def _names(value: Any) -> tuple[str, ...]:

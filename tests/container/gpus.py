@@ -90,5 +90,5 @@ class Broken:
         return {"environment": {**own, **environment}, "mounts": mounts}
 
     def fails(self, fault: str) -> None:
-        """Have it fail from now on: `lost`, `hang` or `full`."""
+        """Have it fail from now on: `lost`, `hang`, `full` or `unused`."""
         (self.folder / fault).touch()

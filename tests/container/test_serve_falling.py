@@ -163,7 +163,8 @@ def test_the_cpu_in_place_of_a_gpu_is_seen_before(
 
 def test_the_cpu_in_place_of_a_gpu_is_seen_after(serve: Serve, faulty: str, broken_gpu: Broken) -> None:
     """It lists the GPU and does not use it, though its log counts every layer as offloaded."""
-    server = start(serve, faulty, broken_gpu, LLAMA_ARG_DEVICE="none")
+    broken_gpu.fails("unused")
+    server = start(serve, faulty, broken_gpu)
     assert "in silence" in fell_from_vulkan(server, "no-device")["detail"]
     assert "offloaded 3/3 layers to GPU" in server.logs()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import pickle
 import subprocess
 import sys
 from functools import cached_property
@@ -95,9 +96,9 @@ def test_changed_hashed_and_copied_alike(frozen: bool, slots: bool) -> None:
             outcome(lambda one=one, replace=replace: repr(replace(one, x=3, y=4)).rpartition(".")[2]),
             outcome(lambda one=one, replace=replace: replace(one, z=3)),
         ]
-        if not frozen:
-            one = kind(1, 2, [])
-            rows.append(copy.copy(one) == one)
+        one = kind(1, 2, ["a"])
+        rows.append([copy.copy(one) == one, copy.copy(one).names is one.names])
+        rows.append([copy.deepcopy(one) == one, copy.deepcopy(one).names is one.names])
         found.append(rows)
     assert found[0] == found[1]
 
@@ -134,6 +135,35 @@ def test_a_text_of_its_own_is_kept() -> None:
             return "named"
 
     assert repr(Named(1)) == "named"
+
+
+@values.dataclass(frozen=True, slots=True)
+class Packed:
+    x: int
+
+
+def test_it_goes_through_pickle() -> None:
+    assert pickle.loads(pickle.dumps(Packed(3))) == Packed(3)
+
+
+def with_init(self: Any) -> None:
+    """Stand for a method of one's own."""
+
+
+@pytest.mark.parametrize(
+    ("annotations", "more"),
+    [
+        ({"x": "ClassVar[int]"}, {"x": 1}),
+        ({"x": "list[int]"}, {"x": []}),
+        ({"x": "int", "y": "int"}, {"x": 1}),
+        ({"x": "int"}, {"__eq__": with_init}),
+        ({"x": "int"}, {"__init__": with_init}),
+        ({"x": "int"}, {"__post_init__": with_init}),
+    ],
+)
+def test_what_is_not_understood_is_refused(annotations: dict[str, str], more: dict[str, Any]) -> None:
+    with pytest.raises(TypeError):
+        values.dataclass(frozen=True)(type("Odd", (), {"__annotations__": annotations, **more}))
 
 
 def test_a_start_imports_neither_dataclasses_nor_what_they_need() -> None:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from amdserve import errors, process
+from amdserve import errors, process, values
 from amdserve.errors import AmdserveError, BackendsFailedError, EngineError, PortInUseError, UsageError
 from amdserve.image import show
 from amdserve.image.launch import Launch
@@ -94,7 +94,7 @@ def started(client: Any, launch: Launch) -> Any:
         if launch.options.ulimits and "rlimit" in str(refused.explanation):
             limits = ", ".join(launch.options.ulimits)
             show.say(f"note: this engine may not set --ulimit {limits}: started without it")
-            return started(client, replace(launch, options=replace(launch.options, ulimits=())))
+            return started(client, replace(launch, options=values.replace(launch.options, ulimits=())))
         raise _refused(refused, launch) from refused
 
 

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from amdserve.image import show
 from amdserve.image.host import detect
 from amdserve.image.local import Images, LocalImage
 from amdserve.image.plan import LABEL
+from amdserve.values import replace
 
 # Inside the container; what the host sees is the option.
 PORT = 8080

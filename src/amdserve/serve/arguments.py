@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from amdserve.errors import UsageError
-from amdserve.serve.bench import options as bench_options
 from amdserve.serve.options import OPTIONS
 
 if TYPE_CHECKING:
@@ -62,6 +61,8 @@ def _serve(commands: Commands) -> None:
 
 
 def _others(commands: Commands) -> None:
+    from amdserve.serve.bench import options as bench_options  # noqa: PLC0415  (see parse)
+
     for name, help_text in (
         ("detect", "which GPU is here"),
         ("status", "what the server does"),

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
+from amdserve import __version__
 from amdserve.serve.options import BY_NAME
 from amdserve.serve.state import read_object, write_atomically
 
@@ -82,6 +83,7 @@ def record(file: Path) -> None:
     request, options = models.build({"model_path": "-"}, {})
     schemas = [model.model_json_schema()["properties"] for model in (type(request), type(options))]
     own = {
+        "version": __version__,
         "request": request.model_dump(mode="json", exclude={"model_path", *LISTS}),
         "options": options.model_dump(),
         "rules": {name: rule(one) for schema in schemas for name, one in schema.items() if name not in LISTS},
@@ -139,11 +141,11 @@ def _read(known: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[ModelLoa
         return None
     try:
         request, options, rules = dict(known["request"]), dict(known["options"]), known["rules"]
-        if {*request, *options, "model_path"} != {*BY_NAME}:
+        if known["version"] != __version__ or {*request, *options, "model_path"} != {*BY_NAME}:
             return None
         if not all(_allows(rules[name], value) for name, value in values.items() if name not in LISTS):
             return None
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, re.error):
         return None
     request.update(model_path="", extra_args=tuple(extra))
     for part in (request, options):

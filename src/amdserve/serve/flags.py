@@ -13,6 +13,7 @@ from itertools import pairwise
 
 LIST = "--list-devices"
 DEVICE = ("--device", "-dev")
+DEVICE_VARIABLE = "LLAMA_ARG_DEVICE"
 # Flags by which a user chooses devices himself.
 SPLITTING = frozenset({*DEVICE, "--tensor-split", "-ts", "--split-mode", "-sm", "--main-gpu", "-mg"})
 _FLAG = re.compile(r"(?<![\w-])(--?[A-Za-z][\w\-]*)")
@@ -21,7 +22,7 @@ _FLAG = re.compile(r"(?<![\w-])(--?[A-Za-z][\w\-]*)")
 def no_device(words: Sequence[str], environ: Mapping[str, str]) -> bool:
     """Tell whether llama-server's own arguments, or else its variable, say that it shall use no GPU."""
     chosen = [value for flag, value in pairwise(words) if flag in DEVICE]
-    return (chosen[-1] if chosen else environ.get("LLAMA_ARG_DEVICE")) == "none"
+    return (chosen[-1] if chosen else environ.get(DEVICE_VARIABLE)) == "none"
 
 
 class Help:

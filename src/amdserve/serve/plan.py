@@ -21,7 +21,7 @@ from amdserve.serve.llama import llama_server
 from amdserve.values import dataclass, field
 
 VULKAN, ROCM, CPU, VLLM = "llama-server-vulkan", "llama-server-rocm", "llama-cpp-python", "vllm"
-NO_DEVICE = "no device was asked for (--device none)"
+NO_DEVICE = "it is to use no device (--device none)"
 
 
 @dataclass(frozen=True, slots=True)

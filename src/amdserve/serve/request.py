@@ -15,7 +15,8 @@ from amdserve.serve.options import BY_NAME
 
 # An IP address or a host name.
 HOST = r"^[A-Za-z0-9._:\-]+$"
-Text = Annotated[str, Field(min_length=1)]
+# For the schema alone: an empty one is none, and the name of a file need not be UTF-8.
+Text = Annotated[str, Field(json_schema_extra={"minLength": 1})]
 BackendName = Literal["auto", "llama-server-vulkan", "llama-server-rocm", "llama-cpp-python", "vllm"]
 
 
@@ -85,10 +86,10 @@ class ModelLoadRequest(_Frozen):
         """Whether layers shall be on a GPU: then the backend is asked to tell which are, and has to."""
         return self.n_gpu_layers != 0
 
-    @field_validator("alias", "mmproj", "api_key_file", mode="before")
+    @field_validator("alias", "mmproj", "api_key_file")
     @classmethod
-    def _not_empty(cls, value: object) -> object:
-        return None if value == "" else value
+    def _not_empty(cls, value: str | None) -> str | None:
+        return value or None
 
 
 class RunOptions(_Frozen):

@@ -15,6 +15,7 @@ from amdserve.process import run as run_command
 from amdserve.serve import image as images
 from amdserve.serve import planning
 from amdserve.serve.classify import Failure
+from amdserve.serve.flags import DEVICE_VARIABLE
 from amdserve.serve.listing import Listing
 from amdserve.serve.llama import reference_command
 from amdserve.serve.logs import Log
@@ -40,6 +41,8 @@ def run(*, as_json: bool, full: bool) -> int:
     Raises:
         UsageError: this image has no reference.
     """
+    # Each backend is asked, whatever a server shall use. Backends inherit it.
+    os.environ.pop(DEVICE_VARIABLE, None)
     environ = dict(os.environ)
     image = images.load(environ)
     folder = planning.reference_folder(image, environ)

@@ -50,10 +50,12 @@ def keep_caches(place: Path, environ: dict[str, str]) -> None:
         place: the folder for state.
         environ: the environment of the backends, which is changed.
     """
-    kept = environ.setdefault("XDG_CACHE_HOME", str(place / "cache"))
-    environ.setdefault("LLAMA_CACHE", str(place / "cache" / "llama.cpp"))
-    with contextlib.suppress(OSError):
-        Path(kept).mkdir(parents=True, exist_ok=True)
+    for variable, name in (("XDG_CACHE_HOME", "cache"), ("LLAMA_CACHE", "cache/llama.cpp")):
+        environ[variable] = environ.get(variable) or str(place / name)
+    kept = Path(environ["XDG_CACHE_HOME"])
+    if kept.is_absolute():  # by its specification any other is passed over
+        with contextlib.suppress(OSError):
+            kept.mkdir(parents=True, exist_ok=True)
 
 
 def _writable(place: Path) -> bool:

@@ -1,4 +1,4 @@
-"""At image build: compiles the Python that a container runs, and no other; checks what most starts ask for.
+"""At image build: compiles the Python that a container runs, and no other; records what options allow.
 
 Compiled copies of every module would be a tenth of the small image, and most are never imported. So what a
 container does is done once, and what Python then has compiled is what stays. Run as

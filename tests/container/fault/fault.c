@@ -1,10 +1,13 @@
 /* A GPU that fails on command: preloaded above the simulated one, it stands where the kernel's driver would.
  * While the file /fault/lost is there, work sent to the GPU is refused as after a reset; while /fault/hang
- * is, it never ends; while /fault/full is, the GPU has no memory left. */
+ * is, it never ends; while /fault/full is, the GPU has no memory left; and while /fault/unused is, a server does
+ * not use the GPU that it lists. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 enum { DRM = 'd', GEM_CREATE = 0x40, CS = 0x44 }; /* <drm/amdgpu_drm.h> */
@@ -12,6 +15,12 @@ enum { DRM = 'd', GEM_CREATE = 0x40, CS = 0x44 }; /* <drm/amdgpu_drm.h> */
 static int there(const char *file)
 {
     return access(file, F_OK) == 0;
+}
+
+__attribute__((constructor)) static void leave_unused(void)
+{
+    if (strncmp(program_invocation_short_name, "llama-server", 12) == 0 && there("/fault/unused"))
+        setenv("LLAMA_ARG_DEVICE", "none", 1);
 }
 
 int ioctl(int file, unsigned long request, ...)

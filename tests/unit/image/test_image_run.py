@@ -465,3 +465,11 @@ def test_interrupted_wait_stops_the_container_and_takes_it_away(
     assert one.stopped
     assert one.removed
     assert "stopping x" in capsys.readouterr().err
+
+
+def test_podman_keeps_the_groups_of_who_starts_it() -> None:
+    options = ContainerOptions(devices=("/dev/dri",), groups=(44,))
+    words = Launch("amdserve:vulkan", options, {}, ()).argv(detach=True, podman=True)
+    assert words[0] == "podman"
+    assert words[words.index("--group-add") + 1] == "keep-groups"
+    assert "44" not in words

@@ -40,6 +40,8 @@ TEXTS = [*WORDS, "", "a\n", "\n", "\0", "ü", os.fsdecode(b"\xe9")]
 NUMBERS = [-1, 0, 1, 2, 4096, 4097, 65535, 65536, 1 << 26, (1 << 26) + 1, 1 << 70]
 VALUES: list[Any] = [*TEXTS, *NUMBERS, 0.0, 1.0, 0.5, -0.5, float("nan"), float("inf"), True, False, None, []]
 
+DAMAGES = ("field", "rule", "rules", "type", "pattern", "version")
+
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -137,9 +139,7 @@ def test_what_is_wrong_is_told(values: dict[str, Any]) -> None:
         checked.build(values, {})
 
 
-@pytest.mark.parametrize(
-    "damage", ["", "[]", '{"request": 5, "options": {}}', "field", "rule", "rules", "type"]
-)
+@pytest.mark.parametrize("damage", ["", "[]", '{"request": 5}', *DAMAGES])
 def test_without_what_the_image_recorded_pydantic_checks_all(image: Path, damage: str) -> None:
     known = json.loads(image.read_text())
     if damage == "field":
@@ -150,6 +150,10 @@ def test_without_what_the_image_recorded_pydantic_checks_all(image: Path, damage
         known["rules"] = None
     elif damage == "type":
         known["rules"]["model_path"]["type"] = "bytes"
+    elif damage == "pattern":
+        known["rules"]["model_path"]["pattern"] = "("
+    elif damage == "version":
+        known["version"] = "0"
     image.write_text(damage if damage in ("", "[]") or damage[0] == "{" else json.dumps(known))
     assert isinstance(checked.build({"model_path": "m"}, {})[0], request.ModelLoadRequest)
 

@@ -74,12 +74,12 @@ def test_an_environment_that_is_no_text_reaches_the_backend(bed: Bed) -> None:
     assert bed.starts(record)[-1]["env"]["ODD"] == odd
 
 
-@pytest.mark.parametrize("own", ["", "mine"])
-def test_the_folder_for_what_a_driver_compiles_is_there(bed: Bed, own: str) -> None:
+@pytest.mark.parametrize("own", [None, "", "mine"])
+def test_the_folder_for_what_a_driver_compiles_is_there(bed: Bed, own: str | None) -> None:
     """NVIDIA's keeps nothing in a folder that it does not find, and compiles for seconds at every start."""
     record = bed.folder / "record"
     bed.image(llama_cpp_python=bed.backend(CPU, offload=None, record=str(record)))
-    asked = {"XDG_CACHE_HOME": str(bed.folder / own)} if own else {}
+    asked = {} if own is None else {"XDG_CACHE_HOME": own and str(bed.folder / own)}
     with bed.serve(str(bed.model), "--port", str(bed.port), "--host", "127.0.0.1", **asked) as run:
         run.until("ready", CPU)
         assert run.stop() == 0

@@ -57,7 +57,7 @@ def test_plan(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for variable in list(os.environ):
-        if variable.startswith(("AMDSERVE_", "HIP_", "ROCR_", "CUDA_", "GGML_", "VK_", "HSA_")):
+        if variable.startswith(("AMDSERVE_", "HIP_", "ROCR_", "CUDA_", "GGML_", "VK_", "HSA_", "LLAMA_ARG_")):
             monkeypatch.delenv(variable)
     monkeypatch.setenv("AMDSERVE_SYSROOT", str(serve_tables.MACHINES / row["machine"]))
     monkeypatch.setenv("AMDSERVE_IMAGE_JSON", str(serve_tables.image(folder, row["image"])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +190,10 @@ def test_a_start_without_options_is_read_as_the_parser_reads_it(words: list[str]
 )
 def test_any_other_command_line_is_the_parsers(words: list[str]) -> None:
     assert cli.plain(words) is None
+
+
+@pytest.mark.parametrize("name", ["mmproj", "api_key_file", "alias"])
+def test_a_file_may_have_any_name_and_an_empty_one_is_none(name: str) -> None:
+    odd = os.fsdecode(b"caf\xe9")
+    for value, wanted in ((odd, odd), ("", None)):
+        assert getattr(build({"model_path": "m", name: value}, {})[0], name) == wanted

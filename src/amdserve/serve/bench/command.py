@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from amdserve.errors import AmdserveError, BackendsFailedError, ModelError, UsageError
 from amdserve.gpu.sysroot import Sysroot
-from amdserve.serve import memory, planning, rights, state
+from amdserve.serve import flags, memory, planning, rights, state
 from amdserve.serve.bench import candidates, choose, facts, page, table
 from amdserve.serve.bench.candidates import BINARY
 from amdserve.serve.bench.compare import compare
@@ -110,6 +110,7 @@ def _ready(out: Path | None) -> tuple[dict[str, str], Path | None]:
     place, note = state.folder(environ)
     if place is not None:
         state.keep_caches(place, environ)
+    environ.pop(flags.DEVICE_VARIABLE, None)  # what a GPU can do is asked, not what a server shall use
     # Backends and the Vulkan loader inherit it.
     os.environ.clear()
     os.environ.update(environ)

@@ -1,4 +1,4 @@
-"""The options of `amdserve bench`. Nothing heavy is imported: every `amdserve` makes this parser."""
+"""The options of `amdserve bench`. Nothing heavy is imported: most commands make this parser."""
 
 from __future__ import annotations
 
