@@ -59,13 +59,9 @@ def plain(words: Sequence[str]) -> dict[str, Any] | None:
     """Give what `parse` makes of a start without options, which somebody waits for; None for any other."""
     if not words or words[0] != "serve" or len(words) > 2 or any(word.startswith("-") for word in words):
         return None
-    flags = dict.fromkeys(("dry_run", "json", "explain", "forget"), False)
-    return {
-        "command": "serve",
-        "config": None,
-        **flags,
-        **dict(zip(("model_path",), words[1:], strict=False)),
-    }
+    options = dict.fromkeys(("dry_run", "json", "explain", "forget"), False)
+    model = {"model_path": words[1]} if words[1:] else {}
+    return {"command": "serve", "config": None, **options, **model}
 
 
 def parse(words: Sequence[str]) -> dict[str, Any]:
