@@ -14,7 +14,8 @@ lays the files out, mounts the folder of the driver at the same path inside, and
 does, in the same way: one side is `amdserve serve`, the other the very command line of the backend that
 serves in the first one; both in a chroot, as the image's user. The variable tells the entrypoint that it may
 use a device which is not AMD's. It writes results/gpu.{json,md,png}. Starts scatter: with `--only-starts` all
-the time is for them, and the results are gpu-starts.{json,md}.
+the time is for them, and the results are gpu-starts.{json,md}; with `--cached` too, which gives the side by
+hand a folder for shaders as well, gpu-starts-cached.{json,md}.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ to do so. Somebody waits meanwhile for a server to start. Here a few functions t
 the names of the fields from the class.
 
 What is written beside a class means what it means there, and type checkers take it for the same. What nothing
-here needs is refused: other methods of one's own in the place of those it makes than `__repr__`, class
-variables, defaults that values would share; or is not there: order, inheritance, `__post_init__`. Rooms that
-no start imports use `dataclasses`; its `replace` does not know these values.
+here needs is refused (a method in the place of one that is made, but `__repr__`; `__post_init__`; class
+variables; defaults that values would share) or not there (order, inheritance). The room `image`, on the host,
+uses `dataclasses`, whose `replace` does not know these values.
 """
 
 from __future__ import annotations
