@@ -43,7 +43,7 @@ def built(project: Project, engine: Engine, tmp_path_factory: pytest.TempPathFac
     """Two cells, a small image of each, and who signs."""
     folder = tmp_path_factory.mktemp("built")
     planned = project.plan(Request(images=("vulkan,llama",), gfx=("rdna4",))).cells
-    cells = tuple(registries.differing(cell) for cell in planned)
+    cells = tuple(registries.differing(cell, "release") for cell in planned)
     signer = Signer(*registries.keys(folder))
     with toy(engine, cells[0], folder) as one, toy(engine, cells[1], folder) as two:
         yield cells, {cells[0].id: one, cells[1].id: two}, signer
